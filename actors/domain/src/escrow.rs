@@ -1,0 +1,218 @@
+//! Take at decision, give at commit (escrow, O'Neil 1986), for one entity in a leader's memory.
+//!
+//! [`Live`] holds the committed state and the *flights*: transactions that this entity granted and whose fate is open.
+//! What a flight takes away is missing from the *floor*, the state decisions are taken on; what it gives back is not
+//! there until its entry is applied. So any subset of the flights may commit, in any order, and nothing is promised
+//! twice. A change that does not commute flies alone.
+//!
+//! A refusal must be true at some place in the log. So the floor alone never refuses: a shortage that exists only
+//! because of flights whose fate is open is *not now*.
+
+use std::collections::VecDeque;
+
+use crate::entity::{At, Entity, Impossible};
+
+/// Flights one entity may have at once; beyond it the answer is *not now*. Bounds memory, far above what admission
+/// lets in.
+pub const FLIGHTS_MAX: usize = 65_536;
+
+/// What an entity answers to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision<E: Entity> {
+    /// Granted. The number names the grant until it is dropped, or seen again as applied events.
+    Granted {
+        /// Names the flight in [`Live::journalled`] and [`Live::dropped`].
+        grant: u64,
+        /// What will happen when the transaction commits. Empty for a use of terms.
+        events: Vec<E::Event>,
+    },
+    /// Refused, truly so at log index `decided_at` or later.
+    Refused {
+        /// Why.
+        refusal: E::Refusal,
+        /// The applied index of the committed state that was looked at.
+        decided_at: u64,
+    },
+    /// It depends on transactions whose fate is open: ask again when this entity has settled.
+    NotNow,
+}
+
+#[derive(Clone, Debug)]
+struct Flight<E: Entity> {
+    grant: u64,
+    events: Vec<E::Event>,
+    journalled: bool,
+    alone: bool,
+}
+
+/// One entity in memory: what is committed, and what was granted since.
+#[derive(Clone, Debug)]
+pub struct Live<E: Entity> {
+    committed: Option<E>,
+    floor: Option<E>,
+    index: u64,
+    flights: VecDeque<Flight<E>>,
+    next_grant: u64,
+}
+
+impl<E: Entity> Live<E> {
+    /// An entity as its rows hold it at log index `index` (0 for one that was never created).
+    pub fn new(committed: Option<E>, index: u64) -> Self {
+        let floor = committed.clone();
+        Self { committed, floor, index, flights: VecDeque::new(), next_grant: 1 }
+    }
+
+    /// The committed state.
+    pub fn committed(&self) -> Option<&E> {
+        self.committed.as_ref()
+    }
+
+    /// Index of the last applied entry this copy knows of.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// True when nothing granted has an open fate: it may leave memory.
+    pub fn is_clean(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Number of flights.
+    pub fn flights(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Decides. Granted quantities are taken at once.
+    pub fn ask(&mut self, command: &E::Command) -> Decision<E> {
+        if self.flights.iter().next_back().is_some_and(|flight| flight.alone) || self.flights.len() >= FLIGHTS_MAX {
+            return Decision::NotNow;
+        }
+        if !E::commutes(command) {
+            return self.ask_alone(command);
+        }
+        match E::decide(self.floor.as_ref(), command) {
+            Ok(events) => {
+                if let Some(floor) = self.floor.as_mut() {
+                    for event in &events {
+                        floor.take(event);
+                    }
+                }
+                self.grant(events, false)
+            }
+            Err(_) if self.flights.is_empty() => self.refuse_on(self.committed.as_ref(), command),
+            Err(_) => {
+                // True of what is committed: true now, whatever becomes of the flights' gives and takes later.
+                if let Err(refusal) = E::decide(self.committed.as_ref(), command) {
+                    return Decision::Refused { refusal, decided_at: self.index };
+                }
+                if self.flights.iter().any(|flight| !flight.journalled) {
+                    return Decision::NotNow;
+                }
+                let tail = self.tail();
+                self.refuse_on(tail.as_ref(), command)
+            }
+        }
+    }
+
+    fn refuse_on(&self, state: Option<&E>, command: &E::Command) -> Decision<E> {
+        match E::decide(state, command) {
+            Err(refusal) => Decision::Refused { refusal, decided_at: self.index },
+            Ok(_) => Decision::NotNow,
+        }
+    }
+
+    /// A change that does not commute: alone in flight, proposed only when every earlier grant is in the journal.
+    fn ask_alone(&mut self, command: &E::Command) -> Decision<E> {
+        if self.flights.iter().any(|flight| !flight.journalled) {
+            return Decision::NotNow;
+        }
+        let tail = self.tail();
+        match E::decide(tail.as_ref(), command) {
+            Ok(events) => self.grant(events, true),
+            Err(refusal) => Decision::Refused { refusal, decided_at: self.index },
+        }
+    }
+
+    fn grant(&mut self, events: Vec<E::Event>, alone: bool) -> Decision<E> {
+        let grant = self.next_grant;
+        self.next_grant += 1;
+        // "Already so" changes nothing, so it need not fly alone; it is still open until journalled.
+        let alone = alone && !events.is_empty();
+        self.flights.push_back(Flight { grant, events: events.clone(), journalled: false, alone });
+        Decision::Granted { grant, events }
+    }
+
+    /// The state at the tail of the journal: committed, and every journalled flight on top.
+    fn tail(&self) -> Option<E> {
+        let mut tail = self.committed.clone();
+        if let Some(state) = tail.as_mut() {
+            for event in self.flights.iter().filter(|flight| flight.journalled).flat_map(|flight| &flight.events) {
+                state.take(event);
+                state.give(event);
+            }
+        }
+        tail
+    }
+
+    /// The grant is in the journal: its place in the log is behind everything journalled before it.
+    pub fn journalled(&mut self, grant: u64) {
+        if let Some(at) = self.flights.iter().position(|flight| flight.grant == grant) {
+            if self.flights[at].events.is_empty() {
+                self.flights.remove(at);
+            } else {
+                self.flights[at].journalled = true;
+            }
+        }
+    }
+
+    /// The grant was dropped without ever reaching the journal: what it took comes back.
+    pub fn dropped(&mut self, grant: u64) {
+        let Some(at) = self.flights.iter().position(|flight| flight.grant == grant) else {
+            return;
+        };
+        assert!(!self.flights[at].journalled, "a grant that is in the journal cannot be dropped");
+        self.flights.remove(at);
+        self.refloor();
+    }
+
+    /// Events of one applied entry, in log order. Entries that this copy already holds are ignored.
+    ///
+    /// # Errors
+    /// [`Impossible`] when the rows accepted what this copy cannot: the copy is wrong and must be dropped.
+    pub fn applied<'a>(&mut self, events: impl Iterator<Item = &'a E::Event>, at: At) -> Result<(), Impossible> {
+        if at.index <= self.index {
+            return Ok(());
+        }
+        for event in events {
+            E::evolve(&mut self.committed, event, at)?;
+            self.land(event);
+        }
+        self.index = at.index;
+        self.refloor();
+        Ok(())
+    }
+
+    /// Removes the flight whose event came back. Equal events are the same take, so the first will do.
+    fn land(&mut self, event: &E::Event) {
+        let found = self
+            .flights
+            .iter()
+            .enumerate()
+            .find_map(|(at, flight)| flight.events.iter().position(|own| own == event).map(|inner| (at, inner)));
+        if let Some((at, inner)) = found {
+            self.flights[at].events.remove(inner);
+            if self.flights[at].events.is_empty() {
+                self.flights.remove(at);
+            }
+        }
+    }
+
+    fn refloor(&mut self) {
+        self.floor.clone_from(&self.committed);
+        if let Some(floor) = self.floor.as_mut() {
+            for event in self.flights.iter().filter(|flight| !flight.alone).flat_map(|flight| &flight.events) {
+                floor.take(event);
+            }
+        }
+    }
+}
