@@ -210,6 +210,7 @@ impl Entity for Account {
     const KIND: Kind = Kind::Account;
     type Command = AccountCommand;
     type Event = AccountEvent;
+    type Terms = ();
     type Refusal = AccountRefusal;
 
     fn commutes(_command: &AccountCommand) -> bool {
@@ -311,6 +312,8 @@ impl Entity for Account {
         };
         self.wallets.entry(currency).or_default().taken_minor -= minor;
     }
+
+    fn terms(&self) -> () {}
 
     fn index(&self) -> u64 {
         self.index

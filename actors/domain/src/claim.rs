@@ -58,6 +58,7 @@ impl Entity for Claim {
     const KIND: Kind = Kind::Claim;
     type Command = ClaimCommand;
     type Event = ClaimEvent;
+    type Terms = ();
     type Refusal = ClaimRefusal;
 
     fn commutes(_command: &ClaimCommand) -> bool {
@@ -84,6 +85,8 @@ impl Entity for Claim {
     fn take(&mut self, _event: &ClaimEvent) {}
 
     fn give(&mut self, _event: &ClaimEvent) {}
+
+    fn terms(&self) -> () {}
 
     fn index(&self) -> u64 {
         self.index

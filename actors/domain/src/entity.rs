@@ -58,6 +58,8 @@ pub trait Entity: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Sen
     type Command: Clone + Debug + Send + Sync + 'static;
     /// What happened to it.
     type Event: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// What others build on when they use it: an order needs a SKU's price, a payment needs an order's total.
+    type Terms: Clone + Debug + Send + Sync + 'static;
     /// Why it said no, with both sides of the comparison.
     type Refusal: Clone + Debug + PartialEq + Send + Sync + 'static;
 
@@ -78,6 +80,9 @@ pub trait Entity: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Sen
     /// Adds what the event gives back, and nothing that it takes. `take` and `give` together have the event's effect
     /// on every quantity that a decision looks at.
     fn give(&mut self, event: &Self::Event);
+
+    /// What a grant tells its holder. Cheap: it is called once per grant.
+    fn terms(&self) -> Self::Terms;
 
     /// Index of the last entry that changed this entity.
     fn index(&self) -> u64;

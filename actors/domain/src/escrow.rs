@@ -84,11 +84,17 @@ impl<E: Entity> Live<E> {
 
     /// Decides. Granted quantities are taken at once.
     pub fn ask(&mut self, command: &E::Command) -> Decision<E> {
+        self.ask_after(command, &[])
+    }
+
+    /// As [`Live::ask`], for a further item of a transaction that already holds the grants `own`. They come before
+    /// this item in the same transaction, so they are certain from where it stands.
+    pub fn ask_after(&mut self, command: &E::Command, own: &[u64]) -> Decision<E> {
         if self.flights.iter().next_back().is_some_and(|flight| flight.alone) || self.flights.len() >= FLIGHTS_MAX {
             return Decision::NotNow;
         }
         if !E::commutes(command) {
-            return self.ask_alone(command);
+            return self.ask_alone(command, own);
         }
         match E::decide(self.floor.as_ref(), command) {
             Ok(events) => {
@@ -105,7 +111,7 @@ impl<E: Entity> Live<E> {
                 if let Err(refusal) = E::decide(self.committed.as_ref(), command) {
                     return Decision::Refused { refusal, decided_at: self.index };
                 }
-                if self.flights.iter().any(|flight| !flight.journalled) {
+                if self.is_open(own) {
                     return Decision::NotNow;
                 }
                 let tail = self.tail();
@@ -122,8 +128,8 @@ impl<E: Entity> Live<E> {
     }
 
     /// A change that does not commute: alone in flight, proposed only when every earlier grant is in the journal.
-    fn ask_alone(&mut self, command: &E::Command) -> Decision<E> {
-        if self.flights.iter().any(|flight| !flight.journalled) {
+    fn ask_alone(&mut self, command: &E::Command, own: &[u64]) -> Decision<E> {
+        if self.is_open(own) {
             return Decision::NotNow;
         }
         let tail = self.tail();
@@ -142,11 +148,22 @@ impl<E: Entity> Live<E> {
         Decision::Granted { grant, events }
     }
 
-    /// The state at the tail of the journal: committed, and every journalled flight on top.
+    /// Is there a grant whose place in the log is not known yet, apart from the asker's own?
+    fn is_open(&self, own: &[u64]) -> bool {
+        self.flights.iter().any(|flight| !flight.journalled && !own.contains(&flight.grant))
+    }
+
+    /// What a grant tells its holder; `None` while the entity does not exist.
+    pub fn terms(&self) -> Option<E::Terms> {
+        self.committed.as_ref().map(E::terms)
+    }
+
+    /// The state at the tail of the journal: committed, and every flight on top. Called only when every flight is
+    /// journalled, or the asker's own.
     fn tail(&self) -> Option<E> {
         let mut tail = self.committed.clone();
         if let Some(state) = tail.as_mut() {
-            for event in self.flights.iter().filter(|flight| flight.journalled).flat_map(|flight| &flight.events) {
+            for event in self.flights.iter().flat_map(|flight| &flight.events) {
                 state.take(event);
                 state.give(event);
             }

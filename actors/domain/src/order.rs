@@ -248,6 +248,7 @@ impl Entity for Order {
     const KIND: Kind = Kind::Order;
     type Command = OrderCommand;
     type Event = OrderEvent;
+    type Terms = Box<Self>;
     type Refusal = OrderRefusal;
 
     fn commutes(_command: &OrderCommand) -> bool {
@@ -336,6 +337,10 @@ impl Entity for Order {
     fn take(&mut self, _event: &OrderEvent) {}
 
     fn give(&mut self, _event: &OrderEvent) {}
+
+    fn terms(&self) -> Box<Self> {
+        Box::new(self.clone())
+    }
 
     fn index(&self) -> u64 {
         self.steps.last().map_or(0, |step| step.index)

@@ -219,6 +219,7 @@ impl Entity for Sku {
     const KIND: Kind = Kind::Sku;
     type Command = SkuCommand;
     type Event = SkuEvent;
+    type Terms = Arc<SkuTerms>;
     type Refusal = SkuRefusal;
 
     fn commutes(command: &SkuCommand) -> bool {
@@ -364,6 +365,10 @@ impl Entity for Sku {
             SkuEvent::Adjusted { delta, .. } if *delta > 0 => self.taken_units -= delta,
             _ => {}
         }
+    }
+
+    fn terms(&self) -> Arc<SkuTerms> {
+        Arc::clone(&self.terms)
     }
 
     fn index(&self) -> u64 {
