@@ -27,19 +27,27 @@ pub enum AccountKind {
 /// Money of one currency, in minor units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wallet {
-    /// All of it.
+    /// All of it. Adding money by hand stops at [`AMOUNT_MINOR_MAX`]; a refund is never refused and may go beyond.
     pub balance_minor: i64,
     /// The part promised to orders.
     pub held_minor: i64,
-    /// What flights took from the pessimistic copy. Zero in every stored row.
+    /// What flights take from the available money. Zero in every stored row.
     #[serde(skip)]
     taken_minor: i64,
+    /// What flights take from the room below [`AMOUNT_MINOR_MAX`]. Zero in every stored row.
+    #[serde(skip)]
+    coming_minor: i64,
 }
 
 impl Wallet {
     /// What may be spent.
     pub fn available_minor(&self) -> i64 {
-        (self.balance_minor - self.held_minor - self.taken_minor).max(0)
+        self.balance_minor.saturating_sub(self.held_minor).saturating_sub(self.taken_minor).max(0)
+    }
+
+    /// What it would hold with `more`, counting what is on its way.
+    fn would_hold_minor(&self, more: i64) -> i64 {
+        self.balance_minor.saturating_add(self.coming_minor).saturating_add(more)
     }
 }
 
@@ -54,7 +62,7 @@ pub struct Account {
     pub name: String,
     /// Money, by currency.
     pub wallets: BTreeMap<Currency, Wallet>,
-    /// Number of changes.
+    /// Number of changes, its creation included.
     pub version: u64,
     /// Index of the entry that changed it last.
     pub index: u64,
@@ -66,6 +74,11 @@ impl Account {
     /// The wallet of a currency; an empty one where there is none.
     pub fn wallet(&self, currency: Currency) -> Wallet {
         self.wallets.get(&currency).copied().unwrap_or_default()
+    }
+
+    /// The wallet of the pessimistic copy that a flight moves.
+    fn flying(&mut self, amount: &Money) -> &mut Wallet {
+        self.wallets.entry(amount.currency).or_default()
     }
 }
 
@@ -224,8 +237,7 @@ impl Entity for Account {
             AccountCommand::Adjust { amount, reason } => {
                 if amount.minor < 0 {
                     spendable(account, Money::new(amount.minor.saturating_neg(), amount.currency))?;
-                } else if account.wallet(amount.currency).balance_minor.saturating_add(amount.minor) > AMOUNT_MINOR_MAX
-                {
+                } else if account.wallet(amount.currency).would_hold_minor(amount.minor) > AMOUNT_MINOR_MAX {
                     return Err(AccountRefusal::TooMuch { amount: *amount });
                 }
                 if !account.wallets.contains_key(&amount.currency) && account.wallets.len() >= CURRENCIES_MAX {
@@ -268,54 +280,66 @@ impl Entity for Account {
         }
         let account =
             state.as_mut().ok_or_else(|| Impossible::because("an event for an account that was never created"))?;
-        let (currency, balance, held) = match event {
+        // Which money, and how often it counts towards balance and held.
+        let (amount, balance, held) = match event {
             AccountEvent::Created { .. } => return Err(Impossible::because("created twice")),
-            AccountEvent::Adjusted { amount, .. } | AccountEvent::Refunded { amount, .. } => {
-                (amount.currency, amount.minor, 0)
-            }
-            AccountEvent::Held { amount, .. } => (amount.currency, 0, amount.minor),
-            AccountEvent::HoldReleased { amount, .. } => (amount.currency, 0, -amount.minor),
-            AccountEvent::Captured { amount, .. } => (amount.currency, -amount.minor, -amount.minor),
-            AccountEvent::Paid { amount, .. } => (amount.currency, -amount.minor, 0),
+            AccountEvent::Adjusted { amount, .. } | AccountEvent::Refunded { amount, .. } => (amount, 1, 0),
+            AccountEvent::Held { amount, .. } => (amount, 0, 1),
+            AccountEvent::HoldReleased { amount, .. } => (amount, 0, -1),
+            AccountEvent::Captured { amount, .. } => (amount, -1, -1),
+            AccountEvent::Paid { amount, .. } => (amount, -1, 0),
         };
-        let mut wallet = account.wallet(currency);
-        wallet.balance_minor = wallet.balance_minor.saturating_add(balance);
-        wallet.held_minor = wallet.held_minor.saturating_add(held);
-        if wallet.held_minor < 0 || wallet.held_minor > wallet.balance_minor {
-            return Err(Impossible::because(format!(
-                "{event:?} leaves balance {} and held {}",
-                wallet.balance_minor, wallet.held_minor
-            )));
+        let mut wallet = account.wallet(amount.currency);
+        let balance = i128::from(wallet.balance_minor) + balance * i128::from(amount.minor);
+        let held = i128::from(wallet.held_minor) + held * i128::from(amount.minor);
+        let (Ok(balance_minor), Ok(held_minor)) = (i64::try_from(balance), i64::try_from(held)) else {
+            return Err(Impossible::because(format!("{event:?} leaves balance {balance} and held {held}")));
+        };
+        if held_minor < 0 || held_minor > balance_minor {
+            return Err(Impossible::because(format!("{event:?} leaves balance {balance} and held {held}")));
         }
-        account.wallets.insert(currency, wallet);
+        (wallet.balance_minor, wallet.held_minor) = (balance_minor, held_minor);
+        // Nothing, held for a free order, opens no wallet: wallets are counted when they are opened by hand.
+        if amount.minor != 0 {
+            account.wallets.insert(amount.currency, wallet);
+        }
         account.version += 1;
         account.index = at.index;
         Ok(())
     }
 
     fn take(&mut self, event: &AccountEvent) {
-        let (currency, minor) = match event {
-            AccountEvent::Adjusted { amount, .. } if amount.minor < 0 => (amount.currency, -amount.minor),
-            AccountEvent::Held { amount, .. } | AccountEvent::Paid { amount, .. } => (amount.currency, amount.minor),
-            _ => return,
-        };
-        self.wallets.entry(currency).or_default().taken_minor += minor;
+        match event {
+            AccountEvent::Adjusted { amount, .. } if amount.minor < 0 => {
+                self.flying(amount).taken_minor -= amount.minor
+            }
+            AccountEvent::Held { amount, .. } | AccountEvent::Paid { amount, .. } => {
+                self.flying(amount).taken_minor += amount.minor;
+            }
+            // Takes room, and where it is the first of its currency, one of the account's wallets.
+            AccountEvent::Adjusted { amount, .. } | AccountEvent::Refunded { amount, .. } => {
+                self.flying(amount).coming_minor += amount.minor;
+            }
+            AccountEvent::Created { .. } | AccountEvent::HoldReleased { .. } | AccountEvent::Captured { .. } => {}
+        }
     }
 
     fn give(&mut self, event: &AccountEvent) {
-        let (currency, minor) = match event {
-            AccountEvent::Adjusted { amount, .. } if amount.minor > 0 => (amount.currency, amount.minor),
-            AccountEvent::HoldReleased { amount, .. } | AccountEvent::Refunded { amount, .. } => {
-                (amount.currency, amount.minor)
+        match event {
+            AccountEvent::Adjusted { amount, .. } if amount.minor < 0 => {
+                self.flying(amount).coming_minor += amount.minor;
             }
-            _ => return,
-        };
-        self.wallets.entry(currency).or_default().taken_minor -= minor;
+            AccountEvent::Captured { amount, .. } | AccountEvent::Paid { amount, .. } => {
+                self.flying(amount).coming_minor -= amount.minor;
+            }
+            AccountEvent::Adjusted { amount, .. }
+            | AccountEvent::HoldReleased { amount, .. }
+            | AccountEvent::Refunded { amount, .. } => self.flying(amount).taken_minor -= amount.minor,
+            AccountEvent::Created { .. } | AccountEvent::Held { .. } => {}
+        }
     }
 
-    fn terms(&self) -> () {}
-
-    fn index(&self) -> u64 {
-        self.index
+    fn terms(state: Option<&Self>) -> Option<()> {
+        state.map(|_| ())
     }
 }

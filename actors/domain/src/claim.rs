@@ -86,9 +86,7 @@ impl Entity for Claim {
 
     fn give(&mut self, _event: &ClaimEvent) {}
 
-    fn terms(&self) -> () {}
-
-    fn index(&self) -> u64 {
-        self.index
+    fn terms(_state: Option<&Self>) -> Option<()> {
+        Some(())
     }
 }

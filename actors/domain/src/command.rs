@@ -41,7 +41,7 @@ pub struct PlaceOrder {
 /// A write request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// A new SKU, without stock, sellable.
+    /// A new SKU, without stock.
     CreateSku {
         /// Unique.
         code: String,

@@ -81,8 +81,8 @@ pub trait Entity: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Sen
     /// on every quantity that a decision looks at.
     fn give(&mut self, event: &Self::Event);
 
-    /// What a grant tells its holder. Cheap: it is called once per grant.
-    fn terms(&self) -> Self::Terms;
+    /// What a grant tells its holder; `None` from one that does not exist and needs to. Cheap: once per grant.
+    fn terms(state: Option<&Self>) -> Option<Self::Terms>;
 
     /// Index of the last entry that changed this entity.
     fn index(&self) -> u64;

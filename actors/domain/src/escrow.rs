@@ -5,8 +5,10 @@
 //! there until its entry is applied. So any subset of the flights may commit, in any order, and nothing is promised
 //! twice. A change that does not commute flies alone.
 //!
-//! A refusal must be true at some place in the log. So the floor alone never refuses: a shortage that exists only
-//! because of flights whose fate is open is *not now*.
+//! A refusal must be true at some place in the log, between the state it was decided on and its own. So the floor
+//! alone never refuses. A shortage is told when the committed state has it; or when every flight is in the journal and
+//! the state behind all of them has it, since a refusal proposed after them commits only behind them. Any other
+//! shortage exists only because of grants that may yet come back, and is *not now*.
 
 use std::collections::VecDeque;
 
@@ -52,6 +54,9 @@ pub struct Live<E: Entity> {
     floor: Option<E>,
     index: u64,
     flights: VecDeque<Flight<E>>,
+    /// Events that were applied before the word came that their flight is in the journal. Each belongs to a flight
+    /// that is not known to be journalled, so there are never more of them than flights.
+    early: Vec<E::Event>,
     next_grant: u64,
 }
 
@@ -59,7 +64,7 @@ impl<E: Entity> Live<E> {
     /// An entity as its rows hold it at log index `index` (0 for one that was never created).
     pub fn new(committed: Option<E>, index: u64) -> Self {
         let floor = committed.clone();
-        Self { committed, floor, index, flights: VecDeque::new(), next_grant: 1 }
+        Self { committed, floor, index, flights: VecDeque::new(), early: Vec::new(), next_grant: 1 }
     }
 
     /// The committed state.
@@ -90,7 +95,7 @@ impl<E: Entity> Live<E> {
     /// As [`Live::ask`], for a further item of a transaction that already holds the grants `own`. They come before
     /// this item in the same transaction, so they are certain from where it stands.
     pub fn ask_after(&mut self, command: &E::Command, own: &[u64]) -> Decision<E> {
-        if self.flights.iter().next_back().is_some_and(|flight| flight.alone) || self.flights.len() >= FLIGHTS_MAX {
+        if self.flights.back().is_some_and(|flight| flight.alone) || self.flights.len() >= FLIGHTS_MAX {
             return Decision::NotNow;
         }
         if !E::commutes(command) {
@@ -153,9 +158,9 @@ impl<E: Entity> Live<E> {
         self.flights.iter().any(|flight| !flight.journalled && !own.contains(&flight.grant))
     }
 
-    /// What a grant tells its holder; `None` while the entity does not exist.
+    /// What a grant tells its holder.
     pub fn terms(&self) -> Option<E::Terms> {
-        self.committed.as_ref().map(E::terms)
+        E::terms(self.committed.as_ref())
     }
 
     /// The state at the tail of the journal: committed, and every flight on top. Called only when every flight is
@@ -172,13 +177,25 @@ impl<E: Entity> Live<E> {
     }
 
     /// The grant is in the journal: its place in the log is behind everything journalled before it.
+    ///
+    /// May come after [`Live::applied`] has seen its events: the journal and the actor are told by different threads.
     pub fn journalled(&mut self, grant: u64) {
-        if let Some(at) = self.flights.iter().position(|flight| flight.grant == grant) {
-            if self.flights[at].events.is_empty() {
-                self.flights.remove(at);
-            } else {
-                self.flights[at].journalled = true;
+        let Some(at) = self.flights.iter().position(|flight| flight.grant == grant) else {
+            return;
+        };
+        let flight = &mut self.flights[at];
+        flight.journalled = true;
+        let early = &mut self.early;
+        flight.events.retain(|event| match early.iter().position(|landed| landed == event) {
+            Some(landed) => {
+                early.swap_remove(landed);
+                false
             }
+            None => true,
+        });
+        if flight.events.is_empty() {
+            self.flights.remove(at);
+            self.refloor();
         }
     }
 
@@ -188,7 +205,13 @@ impl<E: Entity> Live<E> {
             return;
         };
         assert!(!self.flights[at].journalled, "a grant that is in the journal cannot be dropped");
-        self.flights.remove(at);
+        let dropped = self.flights.remove(at);
+        for event in dropped.iter().flat_map(|flight| &flight.events) {
+            assert!(
+                self.early_of(event) <= self.open_of(event),
+                "a grant that was applied cannot be dropped: {event:?}"
+            );
+        }
         self.refloor();
     }
 
@@ -209,19 +232,35 @@ impl<E: Entity> Live<E> {
         Ok(())
     }
 
-    /// Removes the flight whose event came back. Equal events are the same take, so the first will do.
+    /// Removes the flight whose event came back.
+    ///
+    /// Two requests may cause equal events (the same delivery booked twice). Among journalled flights they are the
+    /// same take, so the first will do. A flight not known to be journalled may still be dropped, so it never stands
+    /// in for one that is: if only such flights have the event, it is kept until one of them is said to be journalled.
     fn land(&mut self, event: &E::Event) {
-        let found = self
-            .flights
-            .iter()
-            .enumerate()
-            .find_map(|(at, flight)| flight.events.iter().position(|own| own == event).map(|inner| (at, inner)));
+        let journalled = self.flights.iter().enumerate().filter(|(_, flight)| flight.journalled);
+        let found = journalled
+            .filter_map(|(at, flight)| flight.events.iter().position(|own| own == event).map(|inner| (at, inner)))
+            .next();
         if let Some((at, inner)) = found {
             self.flights[at].events.remove(inner);
             if self.flights[at].events.is_empty() {
                 self.flights.remove(at);
             }
+        } else if self.early_of(event) < self.open_of(event) {
+            self.early.push(event.clone());
         }
+    }
+
+    /// Equal events among those that came back early.
+    fn early_of(&self, event: &E::Event) -> usize {
+        self.early.iter().filter(|landed| *landed == event).count()
+    }
+
+    /// Equal events among flights that are not known to be journalled.
+    fn open_of(&self, event: &E::Event) -> usize {
+        let open = self.flights.iter().filter(|flight| !flight.journalled);
+        open.flat_map(|flight| &flight.events).filter(|own| *own == event).count()
     }
 
     fn refloor(&mut self) {

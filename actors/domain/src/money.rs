@@ -95,7 +95,7 @@ impl Money {
 }
 
 fn in_range(minor: i128) -> Option<i64> {
-    i64::try_from(minor).ok().filter(|minor| minor.abs() <= AMOUNT_MINOR_MAX)
+    i64::try_from(minor).ok().filter(|minor| minor.unsigned_abs() <= AMOUNT_MINOR_MAX.unsigned_abs())
 }
 
 impl fmt::Display for Money {
@@ -120,6 +120,7 @@ mod tests {
         let most = Money::new(AMOUNT_MINOR_MAX, Currency::CNY);
         assert_eq!(most.plus(Money::new(1, Currency::CNY)), None);
         assert_eq!(most.times(2), None);
+        assert_eq!(Money::new(i64::MIN, Currency::CNY).times(1), None);
         assert_eq!(most.plus(Money::new(1, "USD".parse().unwrap())), None);
         assert_eq!(Money::new(3, Currency::CNY).times(4), Some(Money::new(12, Currency::CNY)));
     }

@@ -338,8 +338,8 @@ impl Entity for Order {
 
     fn give(&mut self, _event: &OrderEvent) {}
 
-    fn terms(&self) -> Box<Self> {
-        Box::new(self.clone())
+    fn terms(state: Option<&Self>) -> Option<Box<Self>> {
+        state.cloned().map(Box::new)
     }
 
     fn index(&self) -> u64 {

@@ -47,9 +47,9 @@ pub struct Sku {
     pub adjusted_units: i64,
     /// Units ever shipped.
     pub shipped_units: u64,
-    /// Version of the terms: what `If-Match` compares.
+    /// Version of the terms, from 1: what `If-Match` compares.
     pub version: u64,
-    /// Number of changes of stock.
+    /// Number of changes of stock; a receipt, a correction, a promise and its end are one each.
     pub stock_version: u64,
     /// Index of the entry that changed it last.
     pub index: u64,
@@ -57,16 +57,24 @@ pub struct Sku {
     pub created_ms: i64,
     /// Log time of the last change of its terms.
     pub updated_ms: i64,
-    /// Availability of the pessimistic copy, where takes may be ahead of gives. Zero in every stored row.
+    /// What flights take from the available units. Zero in every stored row.
     #[serde(skip)]
     taken_units: i64,
+    /// What flights take from the room below [`ON_HAND_UNITS_MAX`]. Zero in every stored row.
+    #[serde(skip)]
+    coming_units: i64,
 }
 
 impl Sku {
     /// Units that may be promised.
     pub fn available_units(&self) -> u64 {
-        let available = self.on_hand_units as i64 - self.reserved_units as i64 - self.taken_units;
-        available.max(0).unsigned_abs()
+        let held = i128::from(self.on_hand_units) - i128::from(self.reserved_units);
+        whole(held - i128::from(self.taken_units))
+    }
+
+    /// Units it would hold with `more` of them, counting those on their way.
+    fn would_hold_units(&self, more: i64) -> u64 {
+        whole(i128::from(self.on_hand_units) + i128::from(self.coming_units) + i128::from(more))
     }
 
     /// `received + adjusted = on_hand + shipped` and `reserved ≤ on_hand`.
@@ -75,6 +83,11 @@ impl Sku {
         let went = i128::from(self.on_hand_units) + i128::from(self.shipped_units);
         came == went && self.reserved_units <= self.on_hand_units
     }
+}
+
+/// A number of units from a sum that may have gone out of range on either side.
+fn whole(units: i128) -> u64 {
+    u64::try_from(units.max(0)).unwrap_or(u64::MAX)
 }
 
 /// What may be asked of a SKU.
@@ -244,7 +257,7 @@ impl Entity for Sku {
             }
             SkuCommand::Ship { order, quantity } => Ok(vec![SkuEvent::Shipped { order: *order, quantity: *quantity }]),
             SkuCommand::Receive { quantity, reason } => {
-                let would_hold = sku.on_hand_units + u64::from(*quantity);
+                let would_hold = sku.would_hold_units(i64::from(*quantity));
                 if would_hold > ON_HAND_UNITS_MAX {
                     return Err(SkuRefusal::TooMany { would_hold });
                 }
@@ -255,15 +268,16 @@ impl Entity for Sku {
                 if *delta < 0 && delta.unsigned_abs() > available {
                     return Err(SkuRefusal::Short { requested: delta.unsigned_abs(), available });
                 }
-                let would_hold = sku.on_hand_units.saturating_add_signed(*delta);
-                if would_hold > ON_HAND_UNITS_MAX {
+                let would_hold = sku.would_hold_units(*delta);
+                if *delta > 0 && would_hold > ON_HAND_UNITS_MAX {
                     return Err(SkuRefusal::TooMany { would_hold });
                 }
                 Ok(vec![SkuEvent::Adjusted { delta: *delta, reason: reason.clone() }])
             }
             SkuCommand::Change { expected_version, price, name, sellable } => {
                 if *expected_version != sku.version {
-                    let current = Box::new(sku.clone());
+                    // As the log has it: what is on its way is no part of an answer.
+                    let current = Box::new(Self { taken_units: 0, coming_units: 0, ..sku.clone() });
                     return Err(SkuRefusal::VersionMismatch { expected: *expected_version, current });
                 }
                 if let Some(given) = price.filter(|price| price.currency != sku.terms.price.currency) {
@@ -302,44 +316,50 @@ impl Entity for Sku {
                 created_ms: at.time_ms,
                 updated_ms: at.time_ms,
                 taken_units: 0,
+                coming_units: 0,
             });
             return Ok(());
         }
         let sku = state.as_mut().ok_or_else(|| Impossible::because("an event for a SKU that was never created"))?;
         let mut next = sku.clone();
-        let short = || {
+        let impossible = || {
             Impossible::because(format!(
                 "{event:?} with on_hand {}, reserved {}",
                 sku.on_hand_units, sku.reserved_units
             ))
         };
+        // Checked throughout: an event that overflows must be refused by every node, not abort every node.
         match event {
-            SkuEvent::Created { .. } => return Err(short()),
+            SkuEvent::Created { .. } => return Err(impossible()),
             SkuEvent::Changed { terms } => {
                 next.terms = Arc::clone(terms);
                 next.version += 1;
                 next.updated_ms = at.time_ms;
             }
             SkuEvent::Received { quantity, .. } => {
-                next.on_hand_units += u64::from(*quantity);
-                next.received_units += u64::from(*quantity);
+                let quantity = u64::from(*quantity);
+                next.on_hand_units = sku.on_hand_units.checked_add(quantity).ok_or_else(impossible)?;
+                next.received_units = sku.received_units.checked_add(quantity).ok_or_else(impossible)?;
             }
             SkuEvent::Adjusted { delta, .. } => {
-                next.on_hand_units = sku.on_hand_units.checked_add_signed(*delta).ok_or_else(short)?;
-                next.adjusted_units += delta;
+                next.on_hand_units = sku.on_hand_units.checked_add_signed(*delta).ok_or_else(impossible)?;
+                next.adjusted_units = sku.adjusted_units.checked_add(*delta).ok_or_else(impossible)?;
             }
-            SkuEvent::Reserved { quantity, .. } => next.reserved_units += u64::from(*quantity),
+            SkuEvent::Reserved { quantity, .. } => {
+                next.reserved_units = sku.reserved_units.checked_add(u64::from(*quantity)).ok_or_else(impossible)?;
+            }
             SkuEvent::Released { quantity, .. } => {
-                next.reserved_units = sku.reserved_units.checked_sub(u64::from(*quantity)).ok_or_else(short)?;
+                next.reserved_units = sku.reserved_units.checked_sub(u64::from(*quantity)).ok_or_else(impossible)?;
             }
             SkuEvent::Shipped { quantity, .. } => {
-                next.reserved_units = sku.reserved_units.checked_sub(u64::from(*quantity)).ok_or_else(short)?;
-                next.on_hand_units = sku.on_hand_units.checked_sub(u64::from(*quantity)).ok_or_else(short)?;
-                next.shipped_units += u64::from(*quantity);
+                let quantity = u64::from(*quantity);
+                next.reserved_units = sku.reserved_units.checked_sub(quantity).ok_or_else(impossible)?;
+                next.on_hand_units = sku.on_hand_units.checked_sub(quantity).ok_or_else(impossible)?;
+                next.shipped_units = sku.shipped_units.checked_add(quantity).ok_or_else(impossible)?;
             }
         }
         if next.reserved_units > next.on_hand_units {
-            return Err(short());
+            return Err(impossible());
         }
         if !matches!(event, SkuEvent::Changed { .. }) {
             next.stock_version += 1;
@@ -353,6 +373,8 @@ impl Entity for Sku {
         match event {
             SkuEvent::Reserved { quantity, .. } => self.taken_units += i64::from(*quantity),
             SkuEvent::Adjusted { delta, .. } if *delta < 0 => self.taken_units -= delta,
+            SkuEvent::Received { quantity, .. } => self.coming_units += i64::from(*quantity),
+            SkuEvent::Adjusted { delta, .. } => self.coming_units += delta,
             _ => {}
         }
     }
@@ -363,12 +385,14 @@ impl Entity for Sku {
                 self.taken_units -= i64::from(*quantity);
             }
             SkuEvent::Adjusted { delta, .. } if *delta > 0 => self.taken_units -= delta,
+            SkuEvent::Adjusted { delta, .. } => self.coming_units += delta,
+            SkuEvent::Shipped { quantity, .. } => self.coming_units -= i64::from(*quantity),
             _ => {}
         }
     }
 
-    fn terms(&self) -> Arc<SkuTerms> {
-        Arc::clone(&self.terms)
+    fn terms(state: Option<&Self>) -> Option<Arc<SkuTerms>> {
+        state.map(|sku| Arc::clone(&sku.terms))
     }
 
     fn index(&self) -> u64 {
