@@ -342,4 +342,8 @@ impl Entity for Account {
     fn terms(state: Option<&Self>) -> Option<()> {
         state.map(|_| ())
     }
+
+    fn index(&self) -> u64 {
+        self.index
+    }
 }

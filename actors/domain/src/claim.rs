@@ -89,4 +89,8 @@ impl Entity for Claim {
     fn terms(_state: Option<&Self>) -> Option<()> {
         Some(())
     }
+
+    fn index(&self) -> u64 {
+        self.index
+    }
 }
