@@ -19,17 +19,35 @@
 
 pub mod batch;
 pub mod codec;
+pub mod disk;
 pub mod entry;
 pub mod error;
+pub mod fjall_rows;
 pub mod key;
 pub mod keyspaces;
+pub mod log;
+pub mod mem_disk;
 pub mod mem_rows;
 pub mod meta;
+pub mod open;
 pub mod rows;
+pub mod scrub;
+pub mod snapshot;
+
+mod file_backend;
+mod journal_cut;
+mod row_format;
+
+#[cfg(test)]
+mod conformance;
 
 pub use batch::{Batch, row_hash};
+pub use disk::{Disk, DiskUsage, FileDisk, OpenedRows, ReadSeekSend, SnapshotFile, SnapshotInfo};
 pub use error::{Error, Result};
 pub use keyspaces::{Keyspace, Keyspaces};
+pub use log::{Identity, LogBounds, LogOp, LogStore, PurgeMark};
+pub use mem_disk::MemDisk;
 pub use mem_rows::MemRows;
 pub use meta::{LogPosition, StateHeader, StoredMembership};
+pub use open::{Expect, NewIdentity, Opened, open};
 pub use rows::{RowOptions, RowStats, RowView, Rows};

@@ -1,0 +1,800 @@
+//! The rows on disk: one fjall database per generation.
+//!
+//! - One writer. `commit` holds fjall's journal lock and may sleep under compaction pressure, so it belongs on a thread of its
+//!   own, never on an async worker.
+//! - Views go through a fjall snapshot; a plain read would see half of a batch under way.
+//! - A commit hands its bytes to the operating system and does not sync. A background thread syncs the journal every 50 ms
+//!   through a descriptor of its own, without fjall's lock: each memtable flush syncs the journal *under* the lock
+//!   that `commit` needs, and finds nothing left to do.
+//! - Every keyspace carries a marker row with the applied index, written in every batch. A store of which some keyspaces know
+//!   a later state than others is not opened.
+//!
+//! **Buckets.** fjall makes and deletes keyspaces outside of any batch, so the truth about which Outcomes buckets exist is a
+//! row: a list in Meta, changed in the same batch that first writes or drops a bucket. A keyspace that is not listed
+//! is a leftover of a crash and is deleted when the store is opened; a listed one that is missing, or whose marker differs,
+//! means the generation is lost. A dropping batch is synced before its keyspace is deleted, so that the list never
+//! names what is already gone. Names carry the index of creation, so a bucket that comes back is another keyspace.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use fjall::{
+    AbstractTree, CompressionType, Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice,
+    Snapshot,
+};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    batch::{Batch, Op},
+    codec,
+    error::{Error, Result},
+    journal_cut,
+    keyspaces::{Keyspace, Keyspaces},
+    mem_rows::{owned, range_is_empty},
+    row_format::{self, BUCKETS, CONTINUATION, Head, MARKER, ROW},
+    rows::{INGEST_ROWS_MAX, Row, RowOptions, RowStats, RowView, Rows, check_buckets, check_next},
+};
+
+const BUCKETS_VERSION: u8 = 1;
+
+/// Outcomes buckets that may exist at once. A day of six-hour buckets is five.
+pub const BUCKETS_MAX: usize = 64;
+
+/// One keyspace of the database, and from which version to which it is part of the rows.
+#[derive(Clone)]
+struct Handle {
+    keyspace: fjall::Keyspace,
+    created: u64,
+    /// Version that dropped it; `u64::MAX` while it exists.
+    dropped: Arc<AtomicU64>,
+}
+
+impl Handle {
+    fn new(keyspace: fjall::Keyspace, created: u64) -> Handle {
+        Handle { keyspace, created, dropped: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+
+    fn exists_at(&self, version: u64) -> bool {
+        self.created <= version && version < self.dropped.load(Ordering::Acquire)
+    }
+}
+
+/// Rows on disk.
+pub struct FjallRows {
+    database: Database,
+    handles: RwLock<Arc<Keyspaces<Handle>>>,
+    /// Applied index plus one. Written under `writer`.
+    version: AtomicU64,
+    writer: Mutex<Writer>,
+    options: RowOptions,
+    commits: Arc<AtomicU64>,
+    background_syncs: Arc<AtomicU64>,
+    commit_longest_us: AtomicU64,
+    background: Option<Background>,
+    // Last: whatever uses the directory must be gone when it is dropped.
+    dir: Arc<Dir>,
+}
+
+/// A generation's directory, shared by the store and its views: it can be told to go with the last of them.
+pub(crate) struct Dir {
+    path: PathBuf,
+    remove: AtomicBool,
+}
+
+impl Dir {
+    /// Removes the directory when nobody uses it any more.
+    pub(crate) fn remove_with_last_reader(&self) {
+        self.remove.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if self.remove.load(Ordering::Acquire)
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            // The next start removes generations that are not current.
+            tracing::warn!(dir = %self.path.display(), %error, "old rows not removed");
+        }
+    }
+}
+
+/// What only the writing thread uses.
+#[derive(Default)]
+struct Writer {
+    ingesting: bool,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl FjallRows {
+    /// Makes an empty store in a directory that does not exist yet, durably (except for the directory's own name).
+    pub(crate) fn create(dir: &Path, options: &RowOptions) -> Result<FjallRows> {
+        let database = open_database(dir, options).map_err(engine)?;
+        let fixed = |name: &str| -> Result<Handle> {
+            let keyspace = database.keyspace(name, || keyspace_options(options.memtable_bytes)).map_err(engine)?;
+            Ok(Handle::new(keyspace, 0))
+        };
+        let handles = Keyspaces {
+            meta: fixed("meta")?,
+            entity: fixed("entity")?,
+            index: fixed("index")?,
+            feed: fixed("feed")?,
+            outcomes: BTreeMap::new(),
+        };
+        let rows = FjallRows::assemble(database, handles, 0, dir, options);
+        let mut out = rows.new_batch(Keyspace::FIXED.len() + 1);
+        let handles = rows.handles.read().clone();
+        put_markers(&mut out, &handles, 0);
+        put_bucket_list(&mut out, &handles, 0);
+        out.durability(Some(PersistMode::SyncAll)).commit().map_err(engine)?;
+        Ok(rows)
+    }
+
+    /// Opens a store, see [`crate::disk::Disk::open_rows`]; the error of the inner result says why it is lost.
+    pub(crate) fn open(dir: &Path, options: &RowOptions, synced_index: u64) -> Result<Result<FjallRows, String>> {
+        let lost = |reason: String| Ok(Err(reason));
+        if !dir.is_dir() {
+            return lost(format!("{} is missing", dir.display()));
+        }
+        // Without this file fjall would make a new, empty database in place.
+        if !dir.join("version").is_file() {
+            return lost(format!("{} holds no finished row store", dir.display()));
+        }
+        let journals = journal_cut::cut(dir)?;
+        if let Some(cut) = &journals.cut {
+            tracing::warn!(%cut, synced_index, "journal of the rows cut");
+            if let Some(version) = journals.last_version
+                && version.saturating_sub(1) < synced_index
+            {
+                return lost(format!(
+                    "{cut}; that is index {}, before the synced index {synced_index}",
+                    version.saturating_sub(1)
+                ));
+            }
+        }
+        let database = match open_database(dir, options) {
+            Ok(database) => database,
+            Err(error) if is_damage(&error) => {
+                return lost(format!("{} does not open: {error}", dir.display()));
+            }
+            Err(error) => return Err(engine(error)),
+        };
+        let (handles, version) = match account_for(&database, &journals)? {
+            Accounted::All { handles, version } => (handles, version),
+            Accounted::Lost(reason) => return lost(format!("{}: {reason}", dir.display())),
+        };
+        let applied = version.saturating_sub(1);
+        if applied < synced_index {
+            return lost(format!(
+                "{} stands at index {applied}, behind the synced index {synced_index}{}",
+                dir.display(),
+                journals.cut.map(|cut| format!(" ({cut})")).unwrap_or_default()
+            ));
+        }
+        Ok(Ok(FjallRows::assemble(database, handles, version, dir, options)))
+    }
+
+    fn assemble(
+        database: Database,
+        handles: Keyspaces<Handle>,
+        version: u64,
+        dir: &Path,
+        options: &RowOptions,
+    ) -> FjallRows {
+        let commits = Arc::new(AtomicU64::new(0));
+        let background_syncs = Arc::new(AtomicU64::new(0));
+        let background = (options.background_sync_ms > 0).then(|| {
+            Background::start(
+                dir.to_path_buf(),
+                Duration::from_millis(options.background_sync_ms),
+                commits.clone(),
+                background_syncs.clone(),
+            )
+        });
+        FjallRows {
+            database,
+            handles: RwLock::new(Arc::new(handles)),
+            version: AtomicU64::new(version),
+            writer: Mutex::new(Writer::default()),
+            options: *options,
+            commits,
+            background_syncs,
+            commit_longest_us: AtomicU64::new(0),
+            background: background.flatten(),
+            dir: Arc::new(Dir { path: dir.to_path_buf(), remove: AtomicBool::new(false) }),
+        }
+    }
+
+    /// The directory, to be told when it may go.
+    pub(crate) fn dir(&self) -> &Arc<Dir> {
+        &self.dir
+    }
+
+    fn new_batch(&self, rows: usize) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.database.clone(), rows).durability(Some(PersistMode::Buffer))
+    }
+
+    /// The handles with the given buckets among them, made where they are missing.
+    fn with_buckets(&self, buckets: impl Iterator<Item = u32>, version: u64) -> Result<(Arc<Keyspaces<Handle>>, bool)> {
+        let current = self.handles.read().clone();
+        let missing: Vec<u32> = buckets.filter(|bucket| !current.outcomes.contains_key(bucket)).collect();
+        if missing.is_empty() {
+            return Ok((current, false));
+        }
+        if current.outcomes.len() + missing.len() > BUCKETS_MAX {
+            return Err(Error::TooLarge {
+                what: "number of outcomes buckets",
+                bytes: (current.outcomes.len() + missing.len()) as u64,
+                bytes_max: BUCKETS_MAX as u64,
+            });
+        }
+        let mut handles = Keyspaces::clone(&current);
+        for bucket in missing {
+            let keyspace = self
+                .database
+                .keyspace(&bucket_name(bucket, version), || keyspace_options(self.options.outcomes_memtable_bytes))
+                .map_err(engine)?;
+            handles.outcomes.insert(bucket, Handle::new(keyspace, version));
+        }
+        let handles = Arc::new(handles);
+        *self.handles.write() = handles.clone();
+        Ok((handles, true))
+    }
+
+    fn delete_buckets(&self, buckets: &[u32]) -> Result<()> {
+        self.database.persist(PersistMode::SyncAll).map_err(engine)?;
+        let mut handles = Keyspaces::clone(&*self.handles.read());
+        for bucket in buckets {
+            if let Some(handle) = handles.outcomes.remove(bucket) {
+                self.database.delete_keyspace(handle.keyspace).map_err(engine)?;
+            }
+        }
+        *self.handles.write() = Arc::new(handles);
+        Ok(())
+    }
+
+    /// Forces all memtables out, for tests that look at sorted files.
+    #[cfg(test)]
+    pub(crate) fn flush(&self, keyspace: Keyspace) {
+        if let Some(handle) = self.handles.read().get(keyspace) {
+            handle.keyspace.rotate_memtable_and_wait().unwrap();
+        }
+    }
+}
+
+impl Rows for FjallRows {
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let handles = self.handles.read().clone();
+        let Some(handle) = handles.get(keyspace) else {
+            return Ok(None);
+        };
+        if !handle.exists_at(self.version.load(Ordering::Acquire)) {
+            return Ok(None);
+        }
+        let mut scratch = Vec::with_capacity(key.len() + 1);
+        let stored = handle.keyspace.get(row_format::row_key(key, &mut scratch)).map_err(engine)?;
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
+        match row_format::parse_head(&stored)? {
+            Head::Whole(value) => Ok(Some(value.to_vec())),
+            // Its parts may be of different batches by now: read all of it from one state.
+            Head::Split { .. } => get_at(&self.database.snapshot(), handle, key),
+        }
+    }
+
+    fn view(&self) -> Result<Box<dyn RowView>> {
+        let mut before = self.handles.read().clone();
+        loop {
+            let snapshot = self.database.snapshot();
+            // The set of buckets changes outside of fjall's batches: take the snapshot while it stands still.
+            let after = self.handles.read().clone();
+            if Arc::ptr_eq(&before, &after) {
+                let version = read_marker(&snapshot, &after.meta)?;
+                return Ok(Box::new(FjallView { snapshot, handles: after, version, _dir: self.dir.clone() }));
+            }
+            before = after;
+        }
+    }
+
+    fn commit(&self, batch: Batch) -> Result<()> {
+        let started = Instant::now();
+        let mut writer = self.writer.lock();
+        if writer.ingesting {
+            return Err(Error::OutOfOrder("commit during an ingest".into()));
+        }
+        check_next(self.version.load(Ordering::Acquire), batch.applied())?;
+        check_buckets(&batch)?;
+        let version = batch.applied() + 1;
+        let (handles, mut list_changed) = self.with_buckets(batch.buckets_written(), version)?;
+        let mut out = self.new_batch(batch.len() + handles.outcomes.len() + 8);
+        let Writer { key, value, .. } = &mut *writer;
+        for op in &batch.ops {
+            match op {
+                Op::Put { keyspace, key: name, value: bytes, old_bytes } => {
+                    if let Some(handle) = handles.get(*keyspace) {
+                        put(&mut out, handle, name, bytes, *old_bytes, key, value);
+                    }
+                }
+                Op::Remove { keyspace, key: name, old_bytes } => {
+                    if let Some(handle) = handles.get(*keyspace) {
+                        remove(&mut out, handle, name, *old_bytes, key);
+                    }
+                }
+            }
+        }
+        let mut dropped = Vec::new();
+        for bucket in &batch.dropped {
+            if let Some(handle) = handles.outcomes.get(bucket) {
+                handle.dropped.store(version, Ordering::Release);
+                dropped.push(*bucket);
+                list_changed = true;
+            }
+        }
+        put_markers(&mut out, &handles, version);
+        if list_changed {
+            put_bucket_list(&mut out, &handles, version);
+        }
+        out.commit().map_err(engine)?;
+        self.version.store(version, Ordering::Release);
+        if !dropped.is_empty() {
+            self.delete_buckets(&dropped)?;
+        }
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.commit_longest_us.fetch_max(took_us, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn applied(&self) -> u64 {
+        self.version.load(Ordering::Acquire).saturating_sub(1)
+    }
+
+    fn sync(&self) -> Result<u64> {
+        let applied = self.applied();
+        self.database.persist(PersistMode::SyncAll).map_err(engine)?;
+        Ok(applied)
+    }
+
+    fn ingest(&self, rows: Vec<(Keyspace, Vec<u8>, Vec<u8>)>) -> Result<()> {
+        let mut writer = self.writer.lock();
+        check_empty(self.version.load(Ordering::Acquire))?;
+        if rows.len() > INGEST_ROWS_MAX {
+            return Err(Error::TooLarge {
+                what: "ingest in rows",
+                bytes: rows.len() as u64,
+                bytes_max: INGEST_ROWS_MAX as u64,
+            });
+        }
+        writer.ingesting = true;
+        let buckets = rows.iter().filter_map(|(keyspace, _, _)| keyspace.bucket());
+        let (handles, _) = self.with_buckets(buckets, 0)?;
+        let mut out = self.new_batch(rows.len());
+        let Writer { key, value, .. } = &mut *writer;
+        for (keyspace, name, bytes) in &rows {
+            if let Some(handle) = handles.get(*keyspace) {
+                put(&mut out, handle, name, bytes, 0, key, value);
+            }
+        }
+        out.commit().map_err(engine)?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn ingest_finish(&self, applied: u64) -> Result<()> {
+        let mut writer = self.writer.lock();
+        check_empty(self.version.load(Ordering::Acquire))?;
+        let version = applied + 1;
+        let handles = self.handles.read().clone();
+        let mut out = self.new_batch(handles.outcomes.len() + 8).durability(Some(PersistMode::SyncAll));
+        put_markers(&mut out, &handles, version);
+        put_bucket_list(&mut out, &handles, version);
+        out.commit().map_err(engine)?;
+        writer.ingesting = false;
+        self.version.store(version, Ordering::Release);
+        Ok(())
+    }
+
+    fn stats(&self) -> RowStats {
+        let handles = self.handles.read().clone();
+        let mut stats = RowStats {
+            disk_bytes: self.database.disk_space().unwrap_or(0),
+            journal_bytes: self.database.journal_disk_space().unwrap_or(0),
+            memtable_bytes: self.database.write_buffer_size(),
+            flushes_waiting: self.database.outstanding_flushes() as u64,
+            compactions: self.database.compactions_completed() as u64,
+            commits: self.commits.load(Ordering::Relaxed),
+            background_syncs: self.background_syncs.load(Ordering::Relaxed),
+            commit_longest_us: self.commit_longest_us.load(Ordering::Relaxed),
+            ..RowStats::default()
+        };
+        for (_, handle) in handles.iter() {
+            stats.tables += handle.keyspace.table_count() as u64;
+            stats.rows_approximate += handle.keyspace.approximate_len() as u64;
+        }
+        stats
+    }
+}
+
+impl Drop for FjallRows {
+    fn drop(&mut self) {
+        if let Some(background) = self.background.take() {
+            background.stop();
+        }
+    }
+}
+
+/// One state of the store.
+struct FjallView {
+    snapshot: Snapshot,
+    handles: Arc<Keyspaces<Handle>>,
+    version: u64,
+    _dir: Arc<Dir>,
+}
+
+impl FjallView {
+    fn handle(&self, keyspace: Keyspace) -> Option<&Handle> {
+        self.handles.get(keyspace).filter(|handle| handle.exists_at(self.version))
+    }
+
+    fn row(&self, handle: &Handle, stored: fjall::Result<(Slice, Slice)>) -> Result<Row> {
+        let (stored_key, stored) = stored.map_err(engine)?;
+        let key = stored_key[1..].to_vec();
+        let value = match row_format::parse_head(&stored)? {
+            Head::Whole(value) => value.to_vec(),
+            Head::Split { bytes, first } => row_format::join(&key, bytes, first, part_reader(&self.snapshot, handle))?,
+        };
+        Ok((key, value))
+    }
+}
+
+impl RowView for FjallView {
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.handle(keyspace) {
+            Some(handle) => get_at(&self.snapshot, handle, key),
+            None => Ok(None),
+        }
+    }
+
+    fn scan<'a>(
+        &'a self,
+        keyspace: Keyspace,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+    ) -> Box<dyn Iterator<Item = Result<Row>> + 'a> {
+        let with_prefix = |key: &[u8]| row_format::row_key(key, &mut Vec::new()).to_vec();
+        let range = (
+            match from {
+                Bound::Unbounded => Bound::Included(vec![ROW]),
+                bound => bound.map(with_prefix),
+            },
+            match to {
+                Bound::Unbounded => Bound::Excluded(vec![CONTINUATION]),
+                bound => bound.map(with_prefix),
+            },
+        );
+        let Some(handle) = self.handle(keyspace) else {
+            return Box::new(std::iter::empty());
+        };
+        if range_is_empty(&owned(from), &owned(to)) {
+            return Box::new(std::iter::empty());
+        }
+        let rows = self.snapshot.range(&handle.keyspace, range);
+        if reverse {
+            Box::new(rows.rev().map(move |guard| self.row(handle, guard.into_inner())))
+        } else {
+            Box::new(rows.map(move |guard| self.row(handle, guard.into_inner())))
+        }
+    }
+
+    fn applied(&self) -> u64 {
+        self.version.saturating_sub(1)
+    }
+
+    fn keyspaces(&self) -> Vec<Keyspace> {
+        self.handles.iter().filter(|(_, handle)| handle.exists_at(self.version)).map(|(keyspace, _)| keyspace).collect()
+    }
+}
+
+/// The thread that syncs the journal behind the writer's back.
+struct Background {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Background {
+    /// `None`, with a warning, where no thread can be started: syncing in the background is for speed alone.
+    fn start(dir: PathBuf, pause: Duration, commits: Arc<AtomicU64>, syncs: Arc<AtomicU64>) -> Option<Background> {
+        let (stop, stopped) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("rows-sync".into())
+            .spawn(move || {
+                let mut journal: Option<(u64, File)> = None;
+                let mut seen = 0;
+                while stopped.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    let now = commits.load(Ordering::Relaxed);
+                    if now == seen {
+                        continue;
+                    }
+                    seen = now;
+                    match sync_journal(&dir, &mut journal) {
+                        Ok(()) => {
+                            syncs.fetch_add(1, Ordering::Relaxed);
+                        }
+                        // fjall meets the same disk and reports it where it counts.
+                        Err(error) => {
+                            tracing::warn!(dir = %dir.display(), %error, "background sync of the journal failed");
+                        }
+                    }
+                }
+            })
+            .inspect_err(|error| tracing::warn!(%error, "no background sync of the journal"))
+            .ok()
+            .map(|thread| Background { stop, thread })
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        // A panic there was reported by the panic hook, and nothing depends on the thread.
+        self.thread.join().ok();
+    }
+}
+
+/// Syncs the newest journal. A rotated one was synced by fjall when it was sealed.
+fn sync_journal(dir: &Path, open: &mut Option<(u64, File)>) -> std::io::Result<()> {
+    let newest = match open {
+        Some((number, _)) if !dir.join(format!("{}.jnl", *number + 1)).exists() => None,
+        _ => journal_cut::journal_files(dir).map_err(std::io::Error::other)?.pop(),
+    };
+    if let Some((number, path)) = newest {
+        *open = Some((number, File::open(path)?));
+    }
+    match open {
+        Some((_, file)) => file.sync_data(),
+        None => Ok(()),
+    }
+}
+
+/// What looking at all keyspaces found.
+enum Accounted {
+    All { handles: Keyspaces<Handle>, version: u64 },
+    Lost(String),
+}
+
+/// Finds all keyspaces, deletes leftovers, and checks that all of them stand at one index with nothing missing below.
+fn account_for(database: &Database, journals: &journal_cut::Journals) -> Result<Accounted> {
+    let lost = |reason: String| Ok(Accounted::Lost(reason));
+    let mut names: Vec<String> = database.list_keyspace_names().iter().map(|name| name.to_string()).collect();
+    let mut take = |name: &str| -> Result<Option<fjall::Keyspace>> {
+        let Some(position) = names.iter().position(|other| other == name) else {
+            return Ok(None);
+        };
+        names.swap_remove(position);
+        database.keyspace(name, KeyspaceCreateOptions::default).map(Some).map_err(engine)
+    };
+    let mut fixed = Vec::with_capacity(4);
+    for name in ["meta", "entity", "index", "feed"] {
+        match take(name)? {
+            Some(keyspace) => fixed.push(Handle::new(keyspace, 0)),
+            None => return lost(format!("keyspace {name} is missing")),
+        }
+    }
+    let snapshot = database.snapshot();
+    let listed = match snapshot.get(&fixed[0].keyspace, BUCKETS) {
+        Ok(Some(list)) => codec::unframe::<Vec<(u32, u64)>>(BUCKETS_VERSION, &list),
+        Ok(None) => Err(Error::corrupt("the list of outcomes buckets is missing")),
+        Err(error) => Err(engine(error)),
+    };
+    let listed = match listed {
+        Ok(listed) => listed,
+        Err(error @ Error::Corrupt(_)) => return lost(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    let mut outcomes = BTreeMap::new();
+    for (bucket, created) in listed {
+        let name = bucket_name(bucket, created);
+        match take(&name)? {
+            Some(keyspace) => outcomes.insert(bucket, Handle::new(keyspace, created)),
+            None => return lost(format!("keyspace {name} is missing")),
+        };
+    }
+    let [meta, entity, index, feed] =
+        <[Handle; 4]>::try_from(fixed).unwrap_or_else(|_| unreachable!("four names give four handles"));
+    let handles = Keyspaces { meta, entity, index, feed, outcomes };
+    let mut version = None;
+    for (keyspace, handle) in handles.iter() {
+        let marker = match read_marker(&snapshot, handle) {
+            Ok(marker) => marker,
+            Err(error @ Error::Corrupt(_)) => return lost(format!("{keyspace:?}: {error}")),
+            Err(error) => return Err(error),
+        };
+        let expected = *version.get_or_insert(marker);
+        if marker != expected {
+            return lost(format!(
+                "keyspace {keyspace:?} stands at index {}, Meta at {}",
+                marker.saturating_sub(1),
+                expected.saturating_sub(1)
+            ));
+        }
+        if let Some(reason) = missing_below_journals(keyspace, handle, journals)? {
+            return lost(reason);
+        }
+    }
+    for leftover in names {
+        tracing::info!(keyspace = %leftover, "leftover keyspace deleted");
+        let keyspace = database.keyspace(&leftover, KeyspaceCreateOptions::default).map_err(engine)?;
+        database.delete_keyspace(keyspace).map_err(engine)?;
+    }
+    Ok(Accounted::All { handles, version: version.unwrap_or(0) })
+}
+
+/// Checks that the sorted files of a keyspace reach up to where the journals begin: a journal that was removed would
+/// otherwise leave a hole below markers that agree.
+fn missing_below_journals(
+    keyspace: Keyspace,
+    handle: &Handle,
+    journals: &journal_cut::Journals,
+) -> Result<Option<String>> {
+    let (Some(sequence), Some(first)) = (journals.first_sequence, journals.first_version) else {
+        return Ok(None);
+    };
+    let tree = &handle.keyspace.tree;
+    if first == 0
+        || handle.created >= first
+        || tree.get_highest_persisted_seqno().is_some_and(|persisted| persisted >= sequence)
+    {
+        return Ok(None);
+    }
+    let below = tree
+        .get(MARKER, sequence)
+        .map_err(|error| engine(error.into()))?
+        .and_then(|stored| row_format::parse_marker(&stored));
+    if below == Some(first - 1) {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "keyspace {keyspace:?} has nothing between index {} and index {}, where the journals begin",
+        below.unwrap_or(0).saturating_sub(1),
+        first - 1
+    )))
+}
+
+fn open_database(dir: &Path, options: &RowOptions) -> fjall::Result<Database> {
+    Database::builder(dir)
+        .cache_size(options.cache_bytes)
+        // Rows are split far below fjall's threshold; none is what our journal reader expects, too.
+        .journal_compression(CompressionType::None)
+        .manual_journal_persist(true)
+        .worker_threads(options.worker_threads.max(1))
+        .max_cached_files(Some(options.open_files.max(16)))
+        .max_journaling_size(options.journal_bytes_max.max(64 * 1024 * 1024))
+        .open()
+}
+
+fn keyspace_options(memtable_bytes: u64) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(memtable_bytes.max(1024 * 1024))
+}
+
+fn bucket_name(bucket: u32, created: u64) -> String {
+    format!("outcomes-{bucket}-{created}")
+}
+
+fn put(
+    out: &mut OwnedWriteBatch,
+    handle: &Handle,
+    name: &[u8],
+    bytes: &[u8],
+    old_bytes: usize,
+    key: &mut Vec<u8>,
+    value: &mut Vec<u8>,
+) {
+    out.insert(&handle.keyspace, row_format::row_key(name, key), row_format::head(bytes, value));
+    let parts = row_format::continuations(bytes.len());
+    for part in 0..parts {
+        out.insert(
+            &handle.keyspace,
+            row_format::continuation_key(name, part, key),
+            row_format::continuation(bytes, part),
+        );
+    }
+    for part in parts..row_format::continuations(old_bytes) {
+        out.remove(&handle.keyspace, row_format::continuation_key(name, part, key));
+    }
+}
+
+fn remove(out: &mut OwnedWriteBatch, handle: &Handle, name: &[u8], old_bytes: usize, key: &mut Vec<u8>) {
+    out.remove(&handle.keyspace, row_format::row_key(name, key));
+    for part in 0..row_format::continuations(old_bytes) {
+        out.remove(&handle.keyspace, row_format::continuation_key(name, part, key));
+    }
+}
+
+fn put_markers(out: &mut OwnedWriteBatch, handles: &Keyspaces<Handle>, version: u64) {
+    for (_, handle) in handles.iter() {
+        if handle.exists_at(version) {
+            out.insert(&handle.keyspace, MARKER, row_format::marker(version));
+        }
+    }
+}
+
+fn put_bucket_list(out: &mut OwnedWriteBatch, handles: &Keyspaces<Handle>, version: u64) {
+    let list: Vec<(u32, u64)> = handles
+        .outcomes
+        .iter()
+        .filter(|(_, handle)| handle.exists_at(version))
+        .map(|(bucket, handle)| (*bucket, handle.created))
+        .collect();
+    out.insert(&handles.meta.keyspace, BUCKETS, codec::frame(BUCKETS_VERSION, &list));
+}
+
+fn read_marker(snapshot: &Snapshot, handle: &Handle) -> Result<u64> {
+    snapshot
+        .get(&handle.keyspace, MARKER)
+        .map_err(engine)?
+        .and_then(|stored| row_format::parse_marker(&stored))
+        .ok_or_else(|| Error::corrupt("the marker of the applied index is missing"))
+}
+
+fn get_at(snapshot: &Snapshot, handle: &Handle, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let mut scratch = Vec::with_capacity(key.len() + 1);
+    let stored = snapshot.get(&handle.keyspace, row_format::row_key(key, &mut scratch)).map_err(engine)?;
+    let Some(stored) = stored else {
+        return Ok(None);
+    };
+    Ok(Some(match row_format::parse_head(&stored)? {
+        Head::Whole(value) => value.to_vec(),
+        Head::Split { bytes, first } => row_format::join(key, bytes, first, part_reader(snapshot, handle))?,
+    }))
+}
+
+fn part_reader(snapshot: &Snapshot, handle: &Handle) -> impl FnMut(&[u8], &mut Vec<u8>) -> Result<bool> {
+    move |key, value| {
+        let part = snapshot.get(&handle.keyspace, key).map_err(engine)?;
+        if let Some(part) = &part {
+            value.extend_from_slice(part);
+        }
+        Ok(part.is_some())
+    }
+}
+
+fn check_empty(version: u64) -> Result<()> {
+    match version {
+        0 => Ok(()),
+        version => Err(Error::OutOfOrder(format!("ingest into rows at {}, empty rows expected", version - 1))),
+    }
+}
+
+/// Whether an error of opening means that what is on disk cannot be used, as opposed to the system not letting us.
+fn is_damage(error: &fjall::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    let unusable = |error: &std::io::Error| matches!(error.kind(), InvalidData | NotFound | UnexpectedEof);
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => unusable(error),
+        fjall::Error::Locked | fjall::Error::Poisoned => false,
+        _ => true,
+    }
+}
+
+fn engine(error: fjall::Error) -> Error {
+    match error {
+        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+            Error::Io { what: "rows".into(), source }
+        }
+        fjall::Error::Locked => Error::Locked { what: "the row store".into() },
+        fjall::Error::Storage(error) => Error::corrupt(format!("rows: {error}")),
+        other => Error::Engine { engine: "fjall", what: other.to_string() },
+    }
+}
