@@ -76,9 +76,14 @@ impl Account {
         self.wallets.get(&currency).copied().unwrap_or_default()
     }
 
-    /// The wallet of the pessimistic copy that a flight moves.
-    fn flying(&mut self, amount: &Money) -> &mut Wallet {
-        self.wallets.entry(amount.currency).or_default()
+    /// Moves a wallet of the pessimistic copy: what is taken from it and what is coming, each by so many times `amount`.
+    fn fly(&mut self, amount: &Money, taken: i64, coming: i64) {
+        // As in `evolve`, nothing opens no wallet.
+        if amount.minor != 0 {
+            let wallet = self.wallets.entry(amount.currency).or_default();
+            wallet.taken_minor += taken * amount.minor;
+            wallet.coming_minor += coming * amount.minor;
+        }
     }
 }
 
@@ -310,31 +315,21 @@ impl Entity for Account {
 
     fn take(&mut self, event: &AccountEvent) {
         match event {
-            AccountEvent::Adjusted { amount, .. } if amount.minor < 0 => {
-                self.flying(amount).taken_minor -= amount.minor
-            }
-            AccountEvent::Held { amount, .. } | AccountEvent::Paid { amount, .. } => {
-                self.flying(amount).taken_minor += amount.minor;
-            }
+            AccountEvent::Adjusted { amount, .. } if amount.minor < 0 => self.fly(amount, -1, 0),
+            AccountEvent::Held { amount, .. } | AccountEvent::Paid { amount, .. } => self.fly(amount, 1, 0),
             // Takes room, and where it is the first of its currency, one of the account's wallets.
-            AccountEvent::Adjusted { amount, .. } | AccountEvent::Refunded { amount, .. } => {
-                self.flying(amount).coming_minor += amount.minor;
-            }
+            AccountEvent::Adjusted { amount, .. } | AccountEvent::Refunded { amount, .. } => self.fly(amount, 0, 1),
             AccountEvent::Created { .. } | AccountEvent::HoldReleased { .. } | AccountEvent::Captured { .. } => {}
         }
     }
 
     fn give(&mut self, event: &AccountEvent) {
         match event {
-            AccountEvent::Adjusted { amount, .. } if amount.minor < 0 => {
-                self.flying(amount).coming_minor += amount.minor;
-            }
-            AccountEvent::Captured { amount, .. } | AccountEvent::Paid { amount, .. } => {
-                self.flying(amount).coming_minor -= amount.minor;
-            }
+            AccountEvent::Adjusted { amount, .. } if amount.minor < 0 => self.fly(amount, 0, 1),
+            AccountEvent::Captured { amount, .. } | AccountEvent::Paid { amount, .. } => self.fly(amount, 0, -1),
             AccountEvent::Adjusted { amount, .. }
             | AccountEvent::HoldReleased { amount, .. }
-            | AccountEvent::Refunded { amount, .. } => self.flying(amount).taken_minor -= amount.minor,
+            | AccountEvent::Refunded { amount, .. } => self.fly(amount, -1, 0),
             AccountEvent::Created { .. } | AccountEvent::Held { .. } => {}
         }
     }
