@@ -15,26 +15,29 @@
 //! means the generation is lost. A dropping batch is synced before its keyspace is deleted, so that the list never
 //! names what is already gone. Names carry the index of creation, so a bucket that comes back is another keyspace.
 
+mod account;
+mod background;
+
 use std::{
     collections::BTreeMap,
-    fs::File,
     ops::Bound,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use fjall::{
-    AbstractTree, CompressionType, Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice,
-    Snapshot,
+    CompressionType, Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice, Snapshot,
 };
 use parking_lot::{Mutex, RwLock};
 
+use self::{
+    account::{Accounted, account_for},
+    background::Background,
+};
 use crate::{
     batch::{Batch, Op},
     codec,
@@ -507,169 +510,6 @@ impl RowView for FjallView {
     fn keyspaces(&self) -> Vec<Keyspace> {
         self.handles.iter().filter(|(_, handle)| handle.exists_at(self.version)).map(|(keyspace, _)| keyspace).collect()
     }
-}
-
-/// The thread that syncs the journal behind the writer's back.
-struct Background {
-    stop: mpsc::Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-impl Background {
-    /// `None`, with a warning, where no thread can be started: syncing in the background is for speed alone.
-    fn start(dir: PathBuf, pause: Duration, commits: Arc<AtomicU64>, syncs: Arc<AtomicU64>) -> Option<Background> {
-        let (stop, stopped) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("rows-sync".into())
-            .spawn(move || {
-                let mut journal: Option<(u64, File)> = None;
-                let mut seen = 0;
-                while stopped.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    let now = commits.load(Ordering::Relaxed);
-                    if now == seen {
-                        continue;
-                    }
-                    seen = now;
-                    match sync_journal(&dir, &mut journal) {
-                        Ok(()) => {
-                            syncs.fetch_add(1, Ordering::Relaxed);
-                        }
-                        // fjall meets the same disk and reports it where it counts.
-                        Err(error) => {
-                            tracing::warn!(dir = %dir.display(), %error, "background sync of the journal failed");
-                        }
-                    }
-                }
-            })
-            .inspect_err(|error| tracing::warn!(%error, "no background sync of the journal"))
-            .ok()
-            .map(|thread| Background { stop, thread })
-    }
-
-    fn stop(self) {
-        drop(self.stop);
-        // A panic there was reported by the panic hook, and nothing depends on the thread.
-        self.thread.join().ok();
-    }
-}
-
-/// Syncs the newest journal. A rotated one was synced by fjall when it was sealed.
-fn sync_journal(dir: &Path, open: &mut Option<(u64, File)>) -> std::io::Result<()> {
-    let newest = match open {
-        Some((number, _)) if !dir.join(format!("{}.jnl", *number + 1)).exists() => None,
-        _ => journal_cut::journal_files(dir).map_err(std::io::Error::other)?.pop(),
-    };
-    if let Some((number, path)) = newest {
-        *open = Some((number, File::open(path)?));
-    }
-    match open {
-        Some((_, file)) => file.sync_data(),
-        None => Ok(()),
-    }
-}
-
-/// What looking at all keyspaces found.
-enum Accounted {
-    All { handles: Keyspaces<Handle>, version: u64 },
-    Lost(String),
-}
-
-/// Finds all keyspaces, deletes leftovers, and checks that all of them stand at one index with nothing missing below.
-fn account_for(database: &Database, journals: &journal_cut::Journals) -> Result<Accounted> {
-    let lost = |reason: String| Ok(Accounted::Lost(reason));
-    let mut names: Vec<String> = database.list_keyspace_names().iter().map(|name| name.to_string()).collect();
-    let mut take = |name: &str| -> Result<Option<fjall::Keyspace>> {
-        let Some(position) = names.iter().position(|other| other == name) else {
-            return Ok(None);
-        };
-        names.swap_remove(position);
-        database.keyspace(name, KeyspaceCreateOptions::default).map(Some).map_err(engine)
-    };
-    let mut fixed = Vec::with_capacity(4);
-    for name in ["meta", "entity", "index", "feed"] {
-        match take(name)? {
-            Some(keyspace) => fixed.push(Handle::new(keyspace, 0)),
-            None => return lost(format!("keyspace {name} is missing")),
-        }
-    }
-    let snapshot = database.snapshot();
-    let listed = match snapshot.get(&fixed[0].keyspace, BUCKETS) {
-        Ok(Some(list)) => codec::unframe::<Vec<(u32, u64)>>(BUCKETS_VERSION, &list),
-        Ok(None) => Err(Error::corrupt("the list of outcomes buckets is missing")),
-        Err(error) => Err(engine(error)),
-    };
-    let listed = match listed {
-        Ok(listed) => listed,
-        Err(error @ Error::Corrupt(_)) => return lost(error.to_string()),
-        Err(error) => return Err(error),
-    };
-    let mut outcomes = BTreeMap::new();
-    for (bucket, created) in listed {
-        let name = bucket_name(bucket, created);
-        match take(&name)? {
-            Some(keyspace) => outcomes.insert(bucket, Handle::new(keyspace, created)),
-            None => return lost(format!("keyspace {name} is missing")),
-        };
-    }
-    let [meta, entity, index, feed] =
-        <[Handle; 4]>::try_from(fixed).unwrap_or_else(|_| unreachable!("four names give four handles"));
-    let handles = Keyspaces { meta, entity, index, feed, outcomes };
-    let mut version = None;
-    for (keyspace, handle) in handles.iter() {
-        let marker = match read_marker(&snapshot, handle) {
-            Ok(marker) => marker,
-            Err(error @ Error::Corrupt(_)) => return lost(format!("{keyspace:?}: {error}")),
-            Err(error) => return Err(error),
-        };
-        let expected = *version.get_or_insert(marker);
-        if marker != expected {
-            return lost(format!(
-                "keyspace {keyspace:?} stands at index {}, Meta at {}",
-                marker.saturating_sub(1),
-                expected.saturating_sub(1)
-            ));
-        }
-        if let Some(reason) = missing_below_journals(keyspace, handle, journals)? {
-            return lost(reason);
-        }
-    }
-    for leftover in names {
-        tracing::info!(keyspace = %leftover, "leftover keyspace deleted");
-        let keyspace = database.keyspace(&leftover, KeyspaceCreateOptions::default).map_err(engine)?;
-        database.delete_keyspace(keyspace).map_err(engine)?;
-    }
-    Ok(Accounted::All { handles, version: version.unwrap_or(0) })
-}
-
-/// Checks that the sorted files of a keyspace reach up to where the journals begin: a journal that was removed would
-/// otherwise leave a hole below markers that agree.
-fn missing_below_journals(
-    keyspace: Keyspace,
-    handle: &Handle,
-    journals: &journal_cut::Journals,
-) -> Result<Option<String>> {
-    let (Some(sequence), Some(first)) = (journals.first_sequence, journals.first_version) else {
-        return Ok(None);
-    };
-    let tree = &handle.keyspace.tree;
-    if first == 0
-        || handle.created >= first
-        || tree.get_highest_persisted_seqno().is_some_and(|persisted| persisted >= sequence)
-    {
-        return Ok(None);
-    }
-    let below = tree
-        .get(MARKER, sequence)
-        .map_err(|error| engine(error.into()))?
-        .and_then(|stored| row_format::parse_marker(&stored));
-    if below == Some(first - 1) {
-        return Ok(None);
-    }
-    Ok(Some(format!(
-        "keyspace {keyspace:?} has nothing between index {} and index {}, where the journals begin",
-        below.unwrap_or(0).saturating_sub(1),
-        first - 1
-    )))
 }
 
 fn open_database(dir: &Path, options: &RowOptions) -> fjall::Result<Database> {

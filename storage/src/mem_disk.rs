@@ -73,6 +73,12 @@ impl MemDisk {
         }
     }
 
+    /// The power goes after this many more writes of the log: they, and all syncs, fail from then on. Followed by
+    /// [`MemDisk::crash`], which brings the power back.
+    pub fn stop_log_after(&self, writes: u64) {
+        self.inner.lock().log.state.lock().writes_left = Some(writes);
+    }
+
     /// Flips one bit of the log file, `at` counted from its beginning, as rot does. Nothing happens beyond the end.
     pub fn rot_log(&self, at_bit: u64) {
         let inner = self.inner.lock();
@@ -225,6 +231,22 @@ struct FileState {
     open: bool,
     data: Vec<u8>,
     unsynced: Vec<Unsynced>,
+    /// Writes until the power goes, if it will.
+    writes_left: Option<u64>,
+}
+
+impl FileState {
+    /// Counts a write down; fails once the power is gone.
+    fn spend(&mut self, writes: u64) -> io::Result<()> {
+        match &mut self.writes_left {
+            None => Ok(()),
+            Some(left) if *left >= writes.max(1) => {
+                *left -= writes;
+                Ok(())
+            }
+            Some(_) => Err(io::Error::other("the disk in memory has lost power")),
+        }
+    }
 }
 
 /// A write that a crash may undo.
@@ -267,6 +289,7 @@ impl MemFile {
         let mut state = self.state.lock();
         state.epoch += 1;
         state.open = false;
+        state.writes_left = None;
         let unsynced = std::mem::take(&mut state.unsynced);
         for write in unsynced.iter().rev() {
             write.undo(&mut state.data);
@@ -282,6 +305,7 @@ impl MemFile {
     fn fork(&self) -> MemFile {
         let mut state = self.state.lock().clone();
         state.open = false;
+        state.writes_left = None;
         MemFile { state: Mutex::new(state) }
     }
 }
@@ -322,6 +346,7 @@ impl redb::StorageBackend for MemBackend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.state()?;
+        state.spend(1)?;
         let (old_bytes, new_bytes) = (state.data.len(), len as usize);
         let old = state.data.get(new_bytes..).unwrap_or_default().to_vec();
         state.data.resize(new_bytes, 0);
@@ -331,12 +356,15 @@ impl redb::StorageBackend for MemBackend {
 
     fn sync_data(&self) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.state()?.unsynced.clear();
+        let mut state = self.state()?;
+        state.spend(0)?;
+        state.unsynced.clear();
         Ok(())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state()?;
+        state.spend(1)?;
         let from = offset as usize;
         let place = state.data.get_mut(from..from + bytes.len()).ok_or_else(|| beyond_end(offset, bytes.len()))?;
         let old = place.to_vec();
