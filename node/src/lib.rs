@@ -1,1 +1,59 @@
-//! placeholder
+//! The process: command line, configuration, wiring, supervision, measuring.
+//!
+//! Everything that decides, agrees or stores lives in the crates below; here a node is put together from them and told
+//! to run, and the tools an operator needs are kept in the same binary. The library exists so that a second binary can be
+//! the same program: integration tests start what was compiled with them.
+//!
+//! Deliberately absent: any knowledge of commerce, and any state of its own besides files of configuration.
+
+mod admin;
+mod bench;
+mod cli;
+mod client;
+mod config;
+mod demo;
+mod dev;
+mod fleet;
+mod init;
+mod logs;
+mod start;
+mod table;
+mod telemetry;
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::Context;
+use clap::Parser;
+use cli::{BenchCommand, Cli, Command};
+use tokio::task::LocalSet;
+
+/// Exit code for a configuration that is not valid, `EX_CONFIG` of sysexits.
+const EXIT_CONFIG: u8 = 78;
+
+/// Runs the command line of this process. The exit code is 0 when all is well, 1 after a failure, 2 for a command line
+/// that is not understood and 78 for a configuration that is not valid; in each case one message on standard error says
+/// what happened and what to do.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Start(args) => start::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Dev(args) => on_one_thread(dev::run(&args)),
+        Command::Cluster(command) => on_one_thread(admin::cluster(&command)),
+        Command::Snapshot(command) => on_one_thread(admin::snapshot(&command)),
+        Command::Bench(BenchCommand::Orders(args)) => on_one_thread(bench::orders(&args)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agora: {error:#}");
+            if error.is::<config::ConfigError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// A runtime for the commands, which wait more than they work. Local tasks may be spawned on it.
+fn on_one_thread(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    LocalSet::new().block_on(&runtime, command)
+}

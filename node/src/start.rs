@@ -1,0 +1,4 @@
+//! stub
+pub fn run(_: &crate::cli::StartArgs) -> anyhow::Result<()> {
+    Ok(())
+}
