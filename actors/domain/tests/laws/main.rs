@@ -11,14 +11,15 @@
 //! - *total*: `evolve` answers every event, however dishonest, without a panic, and changes nothing when it refuses.
 //!
 //! [`subject`] says what a kind must bring along to be put to the test, [`plain`] holds the laws of one state, [`drive`]
-//! the escrow law. A law that cannot fail proves nothing, so the escrow law is also run over planted bugs, which it must
-//! find.
+//! the escrow law, and [`shop`] has orders, stock and money keep their promises together. A law that cannot fail proves
+//! nothing, so the last two are also run over planted bugs, which they must find.
 
 mod account;
 mod claim;
 mod drive;
 mod order;
 mod plain;
+mod shop;
 mod sku;
 mod subject;
 
@@ -249,5 +250,34 @@ mod escrow {
     #[test]
     fn a_refusal_proposed_before_what_it_saw_is_caught() {
         catches::<Sku>(Fault::RefusesFromTheFloor);
+    }
+}
+
+mod whole_shop {
+    use super::*;
+
+    #[track_caller]
+    fn catches(fault: shop::Fault) {
+        is_caught(&shop::scripts(), |script| shop::run(&script, fault));
+    }
+
+    #[test]
+    fn keeps_its_promises() {
+        holds(&shop::scripts(), |script| shop::run(&script, shop::Fault::None));
+    }
+
+    #[test]
+    fn a_cancelled_order_that_keeps_its_stock_is_caught() {
+        catches(shop::Fault::CancelKeepsStock);
+    }
+
+    #[test]
+    fn an_order_that_is_not_asked_before_it_is_paid_is_caught() {
+        catches(shop::Fault::PaysByTheRow);
+    }
+
+    #[test]
+    fn an_order_at_a_price_of_yesterday_is_caught() {
+        catches(shop::Fault::RemembersPrices);
     }
 }
