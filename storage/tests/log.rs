@@ -1,0 +1,361 @@
+//! The log: group commit, order, purge and truncation, what survives a power cut, and what damage says.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::FileExt};
+
+use agora_storage::{
+    Disk, Error, FileDisk, Identity, LogBounds, LogOp, LogStore, MemDisk, PurgeMark, RowOptions, codec,
+};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+fn on_both(case: impl Fn(&dyn Disk)) {
+    let dir = tempfile::tempdir().unwrap();
+    case(&FileDisk::new(dir.path(), RowOptions::default()).unwrap());
+    case(&MemDisk::new());
+}
+
+fn entries(from: u64, count: u64) -> Vec<Bytes> {
+    (from..from + count).map(|index| Bytes::from(format!("entry {index}"))).collect()
+}
+
+fn append(first: u64, count: u64) -> LogOp {
+    LogOp::Append { first, entries: entries(first, count) }
+}
+
+fn identity() -> Identity {
+    Identity {
+        format: 1,
+        cluster: "shop".into(),
+        lineage: 3,
+        node: 2,
+        incarnation: 4,
+        nonce: 5,
+        generation: 6,
+        synced_index: 7,
+    }
+}
+
+fn indexes(log: &LogStore) -> Vec<u64> {
+    let read = log.read(0..u64::MAX, usize::MAX).unwrap();
+    for (index, bytes) in &read {
+        assert_eq!(bytes, &format!("entry {index}"));
+    }
+    read.into_iter().map(|(index, _)| index).collect()
+}
+
+#[test]
+fn a_group_commit_is_one_fsync() {
+    on_both(|disk| {
+        let log = disk.open_log().unwrap();
+        let before = log.fsyncs();
+        log.write(vec![
+            LogOp::Vote(vec![1]),
+            append(1, 500),
+            LogOp::Identity(identity()),
+            LogOp::RowsSynced { generation: 8, index: 9 },
+            LogOp::PurgeTo { index: 100, mark: vec![7] },
+        ])
+        .unwrap();
+        assert_eq!(log.fsyncs() - before, 1);
+        for index in 501..521 {
+            log.write(vec![append(index, 1)]).unwrap();
+        }
+        assert_eq!(log.fsyncs() - before, 21);
+        assert_eq!(log.commits(), 21);
+        log.write(Vec::new()).unwrap();
+        assert_eq!(log.commits(), 21);
+    });
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart() {
+    on_both(|disk| {
+        let log = disk.open_log().unwrap();
+        assert_eq!(log.identity().unwrap(), None);
+        assert_eq!(log.vote().unwrap(), None);
+        assert_eq!(log.bounds().unwrap(), LogBounds::default());
+        log.write(vec![
+            LogOp::Identity(identity()),
+            LogOp::Vote(vec![1, 2]),
+            append(1, 10),
+            LogOp::PurgeTo { index: 3, mark: vec![9] },
+            LogOp::TruncateFrom(9),
+            LogOp::RowsSynced { generation: 11, index: 12 },
+        ])
+        .unwrap();
+        let bounds = log.bounds().unwrap();
+        assert_eq!(
+            bounds,
+            LogBounds {
+                first: Some(4),
+                last: Some(8),
+                purged: Some(PurgeMark { index: 3, mark: vec![9] }),
+                last_entry: Some(Bytes::from("entry 8")),
+                bytes: 5 * 7,
+            }
+        );
+        drop(log);
+        let log = disk.open_log().unwrap();
+        assert_eq!(log.bounds().unwrap(), bounds);
+        assert_eq!(log.vote().unwrap(), Some(vec![1, 2]));
+        let stored = log.identity().unwrap().unwrap();
+        assert_eq!((stored.generation, stored.synced_index), (11, 12));
+        assert_eq!(stored.cluster, "shop");
+        assert_eq!(indexes(&log), [4, 5, 6, 7, 8]);
+    });
+}
+
+#[test]
+fn appends_leave_no_gap() {
+    on_both(|disk| {
+        let log = disk.open_log().unwrap();
+        log.write(vec![append(0, 3)]).unwrap();
+        for wrong in [0, 2, 4] {
+            let refused = log.write(vec![LogOp::Vote(vec![1]), append(wrong, 1)]);
+            assert!(matches!(refused, Err(Error::OutOfOrder(_))), "{wrong}");
+        }
+        assert_eq!(log.vote().unwrap(), None, "nothing of a refused write stays");
+        log.write(vec![LogOp::TruncateFrom(1), append(1, 1), append(2, 2)]).unwrap();
+        assert_eq!(indexes(&log), [0, 1, 2, 3]);
+        let refused = log.write(vec![LogOp::RowsSynced { generation: 1, index: 1 }]);
+        assert!(matches!(refused, Err(Error::OutOfOrder(_))));
+    });
+}
+
+#[test]
+fn a_purge_goes_beyond_the_end_after_an_install_and_never_back() {
+    on_both(|disk| {
+        let log = disk.open_log().unwrap();
+        let purge = |index| LogOp::PurgeTo { index, mark: vec![index as u8] };
+        log.write(vec![append(1, 5), purge(9)]).unwrap();
+        let bounds = log.bounds().unwrap();
+        assert_eq!((bounds.first, bounds.last, bounds.end()), (None, None, Some(9)));
+        assert_eq!((bounds.bytes, bounds.last_entry), (0, None));
+        log.write(vec![purge(4)]).unwrap();
+        assert_eq!(log.bounds().unwrap().purged.unwrap().index, 9);
+        assert!(log.write(vec![append(9, 1)]).is_err());
+        log.write(vec![append(10, 2)]).unwrap();
+        drop(log);
+        let log = disk.open_log().unwrap();
+        assert_eq!(log.bounds().unwrap().first, Some(10));
+        assert_eq!(indexes(&log), [10, 11]);
+    });
+}
+
+#[test]
+fn reads_are_bounded_in_bytes_but_never_empty_handed() {
+    on_both(|disk| {
+        let log = disk.open_log().unwrap();
+        log.write(vec![LogOp::Append { first: 1, entries: vec![Bytes::from(vec![1; 100]); 10] }]).unwrap();
+        let count = |range, bytes_max| log.read(range, bytes_max).unwrap().len();
+        assert_eq!(count(1..11, 1000), 10);
+        assert_eq!(count(1..11, 999), 9);
+        assert_eq!(count(1..11, 0), 1);
+        assert_eq!(count(5..7, 1000), 2);
+        assert_eq!(count(11..20, 1000), 0);
+        assert_eq!(count(7..7, 1000), 0);
+        assert_eq!(log.bounds().unwrap().bytes, 1000);
+    });
+}
+
+#[test]
+fn golden_bytes_of_log_state() {
+    assert_eq!(codec::encode(&identity()), [1, 4, b's', b'h', b'o', b'p', 3, 2, 4, 5, 6, 7]);
+    assert_eq!(codec::encode(&PurgeMark { index: 300, mark: vec![1] }), [0xfb, 0x2c, 1, 1, 1]);
+}
+
+#[test]
+fn a_directory_is_used_by_one_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = FileDisk::new(dir.path(), RowOptions::default()).unwrap();
+    let error = FileDisk::new(dir.path(), RowOptions::default()).err().unwrap();
+    assert!(matches!(error, Error::Locked { .. }));
+    assert!(error.to_string().contains("in use by another process"));
+    let memory = MemDisk::new();
+    let _log = memory.open_log().unwrap();
+    assert!(matches!(memory.open_log(), Err(Error::Locked { .. })));
+}
+
+#[test]
+fn a_file_that_is_no_log_is_a_lost_log() {
+    for bytes in [b"garbage that is long enough".to_vec(), vec![0xff; 100_000]] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("log.redb"), bytes).unwrap();
+        let disk = FileDisk::new(dir.path(), RowOptions::default()).unwrap();
+        let error = disk.open_log().unwrap_err();
+        assert!(matches!(error, Error::LogLost(_)), "{error}");
+        let message = error.to_string();
+        assert!(message.contains("is damaged"), "{message}");
+        assert!(message.contains("new id"), "{message}");
+    }
+}
+
+#[test]
+fn a_log_cut_short_is_a_lost_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FileDisk::new(dir.path(), RowOptions::default()).unwrap();
+    let log = disk.open_log().unwrap();
+    log.write(vec![append(1, 2000)]).unwrap();
+    drop(log);
+    let path = dir.path().join("log.redb");
+    let bytes = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes / 3).unwrap();
+    let error = disk.open_log().unwrap_err();
+    assert!(matches!(error, Error::LogLost(_)), "{error}");
+}
+
+#[test]
+fn a_flipped_bit_in_an_entry_is_found_when_the_log_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FileDisk::new(dir.path(), RowOptions::default()).unwrap();
+    let log = disk.open_log().unwrap();
+    let marked = Bytes::from_static(b"look for me in the file");
+    log.write(vec![LogOp::Append { first: 1, entries: vec![marked.clone(); 3] }]).unwrap();
+    drop(log);
+    let path = dir.path().join("log.redb");
+    let bytes = fs::read(&path).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let mut found = 0;
+    for at in 0..bytes.len() - marked.len() {
+        if bytes[at..at + marked.len()] == marked {
+            file.write_all_at(&[bytes[at] ^ 4], at as u64).unwrap();
+            found += 1;
+        }
+    }
+    assert!(found >= 3);
+    let error = disk.open_log().unwrap_err();
+    assert!(matches!(error, Error::LogLost(_)), "{error}");
+}
+
+#[test]
+fn half_a_log_left_by_a_crash_while_making_it_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FileDisk::new(dir.path(), RowOptions::default()).unwrap();
+    fs::write(dir.path().join("log.redb.new"), b"half").unwrap();
+    let log = disk.open_log().unwrap();
+    assert_eq!(log.identity().unwrap(), None);
+    assert!(!dir.path().join("log.redb.new").exists());
+}
+
+/// What the log must hold, kept beside it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    entries: BTreeMap<u64, Vec<u8>>,
+    purged: u64,
+    vote: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Append(Vec<u16>),
+    Truncate(u8),
+    Purge(u8),
+    Vote(u8),
+}
+
+impl Model {
+    fn end(&self) -> u64 {
+        self.entries.keys().last().copied().unwrap_or(self.purged)
+    }
+
+    /// Applies an act and says what to ask of the log.
+    fn act(&mut self, act: &Act) -> LogOp {
+        match act {
+            Act::Append(lengths) => {
+                let first = self.end() + 1;
+                let entries: Vec<Vec<u8>> =
+                    (first..).zip(lengths).map(|(index, bytes)| vec![index as u8; usize::from(*bytes)]).collect();
+                self.entries.extend((first..).zip(entries.clone()));
+                LogOp::Append { first, entries: entries.into_iter().map(Bytes::from).collect() }
+            }
+            Act::Truncate(back) => {
+                let from = (self.end() + 1).saturating_sub(u64::from(*back)).max(1);
+                self.entries.split_off(&from);
+                LogOp::TruncateFrom(from)
+            }
+            Act::Purge(on) => {
+                let index = self.purged + u64::from(*on);
+                self.entries = self.entries.split_off(&(index + 1));
+                self.purged = self.purged.max(index);
+                LogOp::PurgeTo { index, mark: vec![index as u8] }
+            }
+            Act::Vote(vote) => {
+                self.vote = Some(vec![*vote]);
+                LogOp::Vote(vec![*vote])
+            }
+        }
+    }
+
+    fn of(log: &LogStore) -> Model {
+        let bounds = log.bounds().unwrap();
+        let entries: BTreeMap<u64, Vec<u8>> = log
+            .read(0..u64::MAX, usize::MAX)
+            .unwrap()
+            .into_iter()
+            .map(|(index, bytes)| (index, bytes.to_vec()))
+            .collect();
+        assert_eq!(bounds.first, entries.keys().next().copied());
+        assert_eq!(bounds.last, entries.keys().last().copied());
+        assert_eq!(bounds.last_entry.map(|entry| entry.to_vec()), entries.values().last().cloned());
+        assert_eq!(bounds.bytes, entries.values().map(|entry| entry.len() as u64).sum::<u64>());
+        Model { entries, purged: bounds.purged.map_or(0, |purged| purged.index), vote: log.vote().unwrap() }
+    }
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => proptest::collection::vec(0u16..6000, 1..8).prop_map(Act::Append),
+        1 => (0u8..5).prop_map(Act::Truncate),
+        1 => (0u8..9).prop_map(Act::Purge),
+        2 => any::<u8>().prop_map(Act::Vote),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Power goes in the middle of writing, and of what was not synced any part survives: the log then holds all that
+    /// was acknowledged, and of the interrupted write all or nothing.
+    #[test]
+    fn acknowledged_writes_survive_every_power_cut(
+        rounds in proptest::collection::vec(
+            (proptest::collection::vec(proptest::collection::vec(act(), 1..4), 0..6), 0u64..12, any::<u64>()),
+            1..5
+        )
+    ) {
+        let disk = MemDisk::new();
+        let mut model = Model::default();
+        drop(disk.open_log().unwrap());
+        for (writes, power, seed) in rounds {
+            let log = disk.open_log().unwrap();
+            prop_assert_eq!(&Model::of(&log), &model);
+            let mut interrupted = None;
+            let last = writes.len().saturating_sub(1);
+            for (number, acts) in writes.iter().enumerate() {
+                let mut after = model.clone();
+                let ops = acts.iter().map(|act| after.act(act)).collect();
+                if number == last {
+                    disk.stop_log_after(power);
+                }
+                match log.write(ops) {
+                    Ok(()) => model = after,
+                    Err(_) => {
+                        interrupted = Some(after);
+                        break;
+                    }
+                }
+            }
+            disk.crash(seed);
+            prop_assert!(log.write(vec![LogOp::Vote(vec![0])]).is_err(), "a dead handle writes");
+            drop(log);
+            let log = disk.open_log().unwrap();
+            let found = Model::of(&log);
+            if let Some(after) = interrupted
+                && found == after
+            {
+                model = after;
+            }
+            prop_assert_eq!(found, model.clone());
+        }
+    }
+}
