@@ -76,7 +76,7 @@ impl Account {
         self.wallets.get(&currency).copied().unwrap_or_default()
     }
 
-    /// Moves a wallet of the pessimistic copy: what is taken from it and what is coming, each by so many times `amount`.
+    /// Moves a wallet of the pessimistic copy by `amount`: so many times what is taken, so many times what is coming.
     fn fly(&mut self, amount: &Money, taken: i64, coming: i64) {
         // As in `evolve`, nothing opens no wallet.
         if amount.minor != 0 {

@@ -93,7 +93,8 @@ impl<E: Entity> Live<E> {
     }
 
     /// As [`Live::ask`], for a further item of a transaction that already holds the grants `own`. They come before
-    /// this item in the same transaction, so they are certain from where it stands.
+    /// this item in the same transaction, so they are certain from where it stands: what they take may refuse it. What
+    /// they give is not used, so an item that needs it would hear *not now* for ever; no request has such items.
     pub fn ask_after(&mut self, command: &E::Command, own: &[u64]) -> Decision<E> {
         if self.flights.back().is_some_and(|flight| flight.alone) || self.flights.len() >= FLIGHTS_MAX {
             return Decision::NotNow;

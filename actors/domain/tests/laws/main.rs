@@ -10,9 +10,9 @@
 //! - *shadow*: `take` and `give` together look, to every decision, like the event itself;
 //! - *total*: `evolve` answers every event, however dishonest, without a panic, and changes nothing when it refuses.
 //!
-//! [`subject`] says what a kind must bring along to be put to the test, [`plain`] holds the laws of one state, [`drive`]
-//! the escrow law, and [`shop`] has orders, stock and money keep their promises together. A law that cannot fail proves
-//! nothing, so the last two are also run over planted bugs, which they must find.
+//! [`subject`] says what a kind must bring along to be put to the test, [`plain`] holds the laws of one state,
+//! [`drive`] the escrow law, and [`shop`] has orders, stock and money keep their promises together. A law that cannot
+//! fail proves nothing, so the last two are also run over planted bugs, which they must find.
 
 mod account;
 mod claim;

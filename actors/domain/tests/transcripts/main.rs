@@ -2,7 +2,8 @@
 //!
 //! A line is `what is asked => what comes of it`. A bare command is decided, journalled and applied at once. With a
 //! name before it (`g1: reserve o1 1`) it is only decided, and `journal g1`, `drop g1` and `apply g1` say how its
-//! transaction goes on. Behind `|` is the committed state. A transcript that no longer holds is printed as it reads now.
+//! transaction goes on. Behind `|` is the committed state. A transcript that no longer holds is printed as it reads
+//! now.
 
 mod money;
 mod names;
