@@ -1,0 +1,61 @@
+//! Where the log meets the actors: applies an entry to the rows, then feeds what it did to the entities in memory.
+//!
+//! Runs on the apply thread. The feed is sent before anybody is answered, so a client that saw its answer finds every
+//! entity at least as new.
+
+use std::sync::Arc;
+
+use agora_apply::{ApplyFailure, EntryResult, Machine, TransactionResult};
+use agora_raft::apply::{Applied, Apply, ApplyError, Committed, Payload, StateDigest};
+use agora_storage::{LogPosition, rows::Rows};
+
+use crate::{host::Feed, hosts::Hosts, metrics::Counters};
+
+/// The replicated state machine of a shop.
+pub struct ShopMachine {
+    machine: Machine,
+    hosts: Arc<Hosts>,
+    counters: Arc<Counters>,
+}
+
+impl ShopMachine {
+    /// A machine that is opened by the first [`Apply::reset`].
+    pub fn new(hosts: Arc<Hosts>, counters: Arc<Counters>) -> Self {
+        Self { machine: Machine::default(), hosts, counters }
+    }
+}
+
+fn stop(error: ApplyFailure) -> ApplyError {
+    ApplyError::new(error)
+}
+
+impl Apply for ShopMachine {
+    type Outcome = TransactionResult;
+
+    fn apply(&mut self, rows: &Arc<dyn Rows>, entry: Committed<'_>) -> Result<Applied<TransactionResult>, ApplyError> {
+        let position = LogPosition { index: entry.index, term: entry.term };
+        let rows = rows.as_ref();
+        let result = match entry.payload {
+            Payload::Blank => self.machine.apply_blank(rows, position),
+            Payload::Membership(bytes) => self.machine.apply_membership(rows, position, bytes),
+            Payload::Entry(bytes) => self.machine.apply_entry(rows, position, bytes),
+        };
+        let EntryResult { results, changes, at, entry_reign, state } = result.map_err(stop)?;
+        self.counters.applied(&results, &changes);
+        let mut ends_reign = false;
+        for result in &results {
+            if let TransactionResult::Impossible(reason) = result {
+                ends_reign = true;
+                tracing::error!(index = at.index, reason, "apply refused a transaction: a decision was wrong");
+            }
+        }
+        self.hosts.applied(entry_reign, Feed { at, changes });
+        let digest = StateDigest { chain_head: state.chain_head, digest: state.digest };
+        Ok(Applied { outcomes: results, reign: state.reign, state: digest, ends_reign })
+    }
+
+    fn reset(&mut self, rows: &Arc<dyn Rows>) -> Result<(), ApplyError> {
+        self.machine = Machine::open(rows.as_ref()).map_err(stop)?;
+        Ok(())
+    }
+}

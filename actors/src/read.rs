@@ -1,0 +1,361 @@
+//! Queries over one consistent view of a node's rows.
+//!
+//! A view is taken after the consistency that was asked for is reached, and everything read through it is one state at
+//! one index. Scans are bounded by their page.
+
+use std::{ops::Bound, time::Duration};
+
+use agora_apply::{answer, schema};
+use agora_domain::{
+    Account, AccountId, Answer, Change, Claim, Kind, Order, OrderId, OrderStatus, Sku, SkuId, Uid,
+    fact::{EntryFact, Fact},
+    ledger::LedgerRow,
+    transaction::OutcomeRow,
+};
+use agora_storage::{
+    Error, Keyspace, LogPosition, Result, StateHeader, codec, key, meta,
+    rows::{RowView, Rows},
+};
+use serde::de::DeserializeOwned;
+
+use crate::checkout;
+
+/// Rows one page may hold.
+pub const PAGE_MAX: usize = 200;
+/// Index rows looked at for one page when most of them are filtered out.
+const SCAN_MAX: usize = 20_000;
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// At most as many as asked for.
+    pub items: Vec<T>,
+    /// True when there are more behind the last item (or, in a filtered list, may be).
+    pub more: bool,
+}
+
+/// Which orders to list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderFilter {
+    /// Of this account.
+    pub account: Option<AccountId>,
+    /// In this status.
+    pub status: Option<OrderStatus>,
+}
+
+/// A fact that moved stock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Movement {
+    /// Log index.
+    pub index: u64,
+    /// Position in the entry, from 1.
+    pub sub: u32,
+    /// Log time.
+    pub time_ms: i64,
+    /// What happened, with stock before and after.
+    pub fact: Fact,
+}
+
+/// One event of the feed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedItem {
+    /// Log index.
+    pub index: u64,
+    /// Position in the entry, from 1.
+    pub sub: u32,
+    /// Log time.
+    pub time_ms: i64,
+    /// Audit chain before the entry.
+    pub prev_head: [u8; 32],
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// One consistent view of this node's rows.
+pub struct ReadView {
+    view: Box<dyn RowView>,
+    state: StateHeader,
+    position: LogPosition,
+    node: u64,
+    leader: Option<u64>,
+    staleness: Option<Duration>,
+}
+
+fn decode_meta<T: DeserializeOwned + Default>(view: &dyn RowView, name: &[u8]) -> Result<T> {
+    view.get(Keyspace::Meta, name)?.map_or_else(|| Ok(T::default()), |bytes| codec::decode(&bytes))
+}
+
+impl ReadView {
+    pub(crate) fn open(rows: &dyn Rows, node: u64, leader: Option<u64>, staleness: Option<Duration>) -> Result<Self> {
+        let view = rows.view()?;
+        let state = decode_meta(view.as_ref(), meta::STATE)?;
+        let position = decode_meta(view.as_ref(), meta::APPLIED)?;
+        Ok(Self { view, state, position, node, leader, staleness })
+    }
+
+    /// Log index this view stands at.
+    pub fn index(&self) -> u64 {
+        self.position.index
+    }
+
+    /// Digest, chain head, log time, reign.
+    pub fn state(&self) -> &StateHeader {
+        &self.state
+    }
+
+    /// How old it may be; `None` where that is not known.
+    pub fn staleness(&self) -> Option<Duration> {
+        self.staleness
+    }
+
+    /// Who led when it was taken.
+    pub fn leader(&self) -> Option<u64> {
+        self.leader
+    }
+
+    /// Whose rows.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
+    fn entity<T: DeserializeOwned>(&self, kind: Kind, id: u128) -> Result<Option<T>> {
+        self.view.get(Keyspace::Entity, &schema::entity(kind, id))?.map(|bytes| schema::decode(&bytes)).transpose()
+    }
+
+    fn entities<T: DeserializeOwned>(&self, kind: Kind, after: Option<u128>, limit: usize) -> Result<Page<T>> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let last = key::prefix_end(&[kind as u8]).unwrap_or_default();
+        let first = after.map_or_else(|| vec![kind as u8], |id| schema::entity(kind, id).to_vec());
+        let from = if after.is_some() { Bound::Excluded(first.as_slice()) } else { Bound::Included(first.as_slice()) };
+        let mut items = Vec::new();
+        for row in self.view.scan(Keyspace::Entity, from, Bound::Excluded(&last), false) {
+            if items.len() == limit {
+                return Ok(Page { items, more: true });
+            }
+            items.push(schema::decode(&row?.1)?);
+        }
+        Ok(Page { items, more: false })
+    }
+
+    /// One SKU.
+    ///
+    /// # Errors
+    /// Storage errors, here and in all that follow.
+    pub fn sku(&self, id: SkuId) -> Result<Option<Sku>> {
+        self.entity(Kind::Sku, id.0.0)
+    }
+
+    /// The SKU that has a code.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn sku_by_code(&self, code: &str) -> Result<Option<Sku>> {
+        let claim: Option<Claim> = self.entity(Kind::Claim, checkout::claim_id("sku_code", code).0.0)?;
+        claim.map_or(Ok(None), |claim| self.sku(SkuId(claim.owner)))
+    }
+
+    /// SKUs, oldest first.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn skus(&self, after: Option<SkuId>, limit: usize) -> Result<Page<Sku>> {
+        self.entities(Kind::Sku, after.map(|id| id.0.0), limit)
+    }
+
+    /// One account.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn account(&self, id: AccountId) -> Result<Option<Account>> {
+        self.entity(Kind::Account, id.0.0)
+    }
+
+    /// Accounts, oldest first.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn accounts(&self, after: Option<AccountId>, limit: usize) -> Result<Page<Account>> {
+        self.entities(Kind::Account, after.map(|id| id.0.0), limit)
+    }
+
+    /// One order.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn order(&self, id: OrderId) -> Result<Option<Order>> {
+        self.entity(Kind::Order, id.0.0)
+    }
+
+    /// Orders that match, by the time they were placed. A list filtered by account *and* status may come back with
+    /// fewer items than asked for and `more` set; the returned cursor is the last order looked at.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn orders(
+        &self,
+        filter: OrderFilter,
+        after: Option<OrderId>,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<(Page<Order>, Option<OrderId>)> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let (keyspace, prefix) = match filter {
+            OrderFilter { account: Some(account), .. } => {
+                (Keyspace::Index, key::index_entry(schema::ORDERS_BY_ACCOUNT, &account.0.0.to_be_bytes(), &[]))
+            }
+            OrderFilter { status: Some(status), .. } => {
+                (Keyspace::Index, key::index_entry(schema::ORDERS_BY_STATUS, &[status as u8], &[]))
+            }
+            OrderFilter { account: None, status: None } => (Keyspace::Entity, vec![Kind::Order as u8]),
+        };
+        let end = key::prefix_end(&prefix).unwrap_or_default();
+        let mut edge = prefix.clone();
+        if let Some(after) = after {
+            edge.extend_from_slice(&after.0.0.to_be_bytes());
+        }
+        let (from, to) = match (after.is_some(), newest_first) {
+            (false, _) => (Bound::Included(prefix.as_slice()), Bound::Excluded(end.as_slice())),
+            (true, false) => (Bound::Excluded(edge.as_slice()), Bound::Excluded(end.as_slice())),
+            (true, true) => (Bound::Included(prefix.as_slice()), Bound::Excluded(edge.as_slice())),
+        };
+        let mut items = Vec::new();
+        let mut last = None;
+        for (seen, row) in self.view.scan(keyspace, from, to, newest_first).enumerate() {
+            if items.len() == limit || seen == SCAN_MAX {
+                return Ok((Page { items, more: true }, last));
+            }
+            let (row_key, value) = row?;
+            let id = schema::tail_id(&row_key).map(|id| OrderId(Uid(id)));
+            let id = id.ok_or_else(|| Error::corrupt("an order index row without an order"))?;
+            last = Some(id);
+            let order: Order = match keyspace {
+                Keyspace::Entity => schema::decode(&value)?,
+                _ => self.order(id)?.ok_or_else(|| Error::corrupt(format!("an index names {id}, which has no row")))?,
+            };
+            if filter.status.is_none_or(|status| order.status() == status) {
+                items.push(order);
+            }
+        }
+        Ok((Page { items, more: false }, last))
+    }
+
+    fn entry_fact(&self, index: u64) -> Result<EntryFact> {
+        let row = self.view.get(Keyspace::Feed, &key::feed(index, 0))?;
+        let row = row.ok_or_else(|| Error::corrupt(format!("the feed has no row for entry {index}")))?;
+        schema::decode(&row)
+    }
+
+    /// What moved stock, oldest first: of one SKU, or of all.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn movements(&self, sku: Option<SkuId>, after: Option<(u64, u32)>, limit: usize) -> Result<Page<Movement>> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let Some(sku) = sku else { return self.all_movements(after, limit) };
+        let prefix = key::index_entry(schema::MOVEMENTS, &sku.0.0.to_be_bytes(), &[]);
+        let end = key::prefix_end(&prefix).unwrap_or_default();
+        let edge = after.map_or_else(|| prefix.clone(), |(index, sub)| schema::movement(sku, index, sub));
+        let from = if after.is_some() { Bound::Excluded(edge.as_slice()) } else { Bound::Included(edge.as_slice()) };
+        let mut items = Vec::new();
+        for row in self.view.scan(Keyspace::Index, from, Bound::Excluded(&end), false) {
+            if items.len() == limit {
+                return Ok(Page { items, more: true });
+            }
+            let row_key = row?.0;
+            let place = row_key.get(prefix.len()..).and_then(key::parse_feed);
+            let (index, sub) = place.ok_or_else(|| Error::corrupt("a movement row without a place in the feed"))?;
+            let fact = self.view.get(Keyspace::Feed, &key::feed(index, sub))?;
+            let fact = fact.ok_or_else(|| Error::corrupt(format!("the feed has no row {index}.{sub}")))?;
+            let time_ms = self.entry_fact(index)?.time_ms;
+            items.push(Movement { index, sub, time_ms, fact: schema::decode(&fact)? });
+        }
+        Ok(Page { items, more: false })
+    }
+
+    fn all_movements(&self, after: Option<(u64, u32)>, limit: usize) -> Result<Page<Movement>> {
+        let mut items = Vec::new();
+        let (index, sub) = after.unwrap_or((0, 0));
+        let edge = key::feed(index, sub);
+        let mut time_ms = if index > 0 { self.entry_fact(index)?.time_ms } else { 0 };
+        let scan = self.view.scan(Keyspace::Feed, Bound::Excluded(&edge), Bound::Unbounded, false);
+        for (seen, row) in scan.enumerate() {
+            let (row_key, value) = row?;
+            let (index, sub) = place(&row_key)?;
+            if sub == 0 {
+                time_ms = schema::decode::<EntryFact>(&value)?.time_ms;
+                continue;
+            }
+            if items.len() == limit || seen >= SCAN_MAX {
+                return Ok(Page { items, more: true });
+            }
+            let fact: Fact = schema::decode(&value)?;
+            if matches!(fact.change, Change::Sku(..)) && fact.stock.is_some() {
+                items.push(Movement { index, sub, time_ms, fact });
+            }
+        }
+        Ok(Page { items, more: false })
+    }
+
+    /// Events behind an index (exclusive), whole entries only, at least one entry if there is one.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn feed(&self, after: u64, limit: usize) -> Result<Vec<FeedItem>> {
+        let limit = limit.max(1);
+        let from = key::feed(after, u32::MAX);
+        let mut items: Vec<FeedItem> = Vec::new();
+        let mut entry: Option<EntryFact> = None;
+        for row in self.view.scan(Keyspace::Feed, Bound::Excluded(&from), Bound::Unbounded, false) {
+            let (row_key, value) = row?;
+            let (index, sub) = place(&row_key)?;
+            if sub == 0 {
+                if items.len() >= limit {
+                    break;
+                }
+                entry = Some(schema::decode(&value)?);
+                continue;
+            }
+            let of = entry.as_ref().ok_or_else(|| Error::corrupt(format!("the feed begins inside entry {index}")))?;
+            let (time_ms, prev_head) = (of.time_ms, of.prev_head);
+            items.push(FeedItem { index, sub, time_ms, prev_head, fact: schema::decode(&value)? });
+        }
+        Ok(items)
+    }
+
+    /// Index of the oldest entry in the feed; 0 while it is empty.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn feed_oldest(&self) -> Result<u64> {
+        match self.view.scan(Keyspace::Feed, Bound::Unbounded, Bound::Unbounded, false).next() {
+            Some(row) => Ok(place(&row?.0)?.0),
+            None => Ok(0),
+        }
+    }
+
+    /// What was answered under a key.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn outcome(&self, key_hash: u128) -> Result<Option<(OutcomeRow, Answer)>> {
+        let newest_first = self.state.outcome_buckets.iter().rev().map(|(bucket, _)| *bucket);
+        let found = answer::find_outcome(newest_first, key_hash, |keyspace, key| self.view.get(keyspace, key))?;
+        let Some(row) = found else { return Ok(None) };
+        let answer = answer::restore(row.answer.clone(), |id| self.order(id))?;
+        Ok(Some((row, answer)))
+    }
+
+    /// The sums of all ledger accounts.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn ledger(&self) -> Result<Vec<LedgerRow>> {
+        let (first, last) = ([Kind::Ledger as u8], [Kind::Ledger as u8 + 1]);
+        let rows = self.view.scan(Keyspace::Entity, Bound::Included(&first), Bound::Excluded(&last), false);
+        rows.map(|row| schema::decode(&row?.1)).collect()
+    }
+}
+
+fn place(feed_key: &[u8]) -> Result<(u64, u32)> {
+    key::parse_feed(feed_key).ok_or_else(|| Error::corrupt("a feed row without a place"))
+}

@@ -1,0 +1,734 @@
+//! The façade: one write path and one read path, on any node.
+//!
+//! A write goes to the leader as a typed command, is tried again at a new leader under the same key until its
+//! deadline, and ends in exactly one of three ways: yes, no, or unknown. Once an attempt *may* have reached a journal,
+//! only an answer found under its key, or a decision by a later reign, makes a yes or a no of it; being turned away
+//! afterwards says nothing about the earlier attempt.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use agora_apply::{TransactionResult, answer, schema};
+use agora_domain::{Account, Answer, Claim, Command, Entity, KeyRef, Order, Sku, Transaction, transaction::Outcome};
+use agora_raft::{
+    Boot, CallError, Journal, Lost, Pending, RaftConfig, RaftNode, ReadError as BarrierError, Refused, StartError,
+    World,
+};
+use agora_storage::{Keyspace, StateHeader, codec, meta, rows::Rows};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    checkout::{Checkout, Decided, IdMaker, Undecided},
+    forward::{Forwarded, PeerDesk},
+    hosts::{HostSet, Hosts},
+    inflight::{Entered, InFlight, Ticket},
+    machine::ShopMachine,
+    metrics::{Counters, ShopMetrics},
+    read::ReadView,
+    timers,
+};
+
+/// How long a write waits for a leader before it is told that there is no quorum. An election takes about a second;
+/// whoever has waited longer waits for a majority.
+const LEADER_WAIT: Duration = Duration::from_millis(1_800);
+/// Pause between attempts while there is no leader.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
+/// Part of admission that is kept for retries of requests that may have been sent before: one in so many.
+const RETRY_RESERVE: u64 = 8;
+/// Reads under `Min-Index` wait so long at most.
+const MIN_INDEX_WAIT: Duration = Duration::from_secs(1);
+
+/// Settings of a shop.
+#[derive(Clone, Debug)]
+pub struct ShopConfig {
+    /// How long an unpaid order lives, in milliseconds. Default 15 minutes.
+    pub order_ttl_ms: u64,
+    /// Entities the leader keeps in memory. Default 100,000.
+    pub live_entities_max: usize,
+    /// Hosts per kind of entity. Default 2.
+    pub hosts: usize,
+    /// Writes being decided or waiting for their outcome at once; beyond it they are turned away. Default 4,096.
+    pub admission_max: u64,
+    /// How often the leader looks for orders whose time ran out, in milliseconds. Default 200.
+    pub timer_tick_ms: u64,
+}
+
+impl Default for ShopConfig {
+    fn default() -> Self {
+        Self {
+            order_ttl_ms: 15 * 60 * 1000,
+            live_entities_max: 100_000,
+            hosts: 2,
+            admission_max: 4_096,
+            timer_tick_ms: 200,
+        }
+    }
+}
+
+/// A write.
+#[derive(Clone, Debug)]
+pub struct WriteRequest {
+    /// Its idempotency key.
+    pub key: KeyRef,
+    /// Its trace id.
+    pub trace: u128,
+    /// What is wanted.
+    pub command: Command,
+}
+
+/// A write that was decided: granted or refused, see [`Answer::Refused`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// What it came to.
+    pub answer: Answer,
+    /// Log index of the entry that holds it.
+    pub index: u64,
+    /// True when the answer was given before.
+    pub replayed: bool,
+}
+
+/// A write that was not decided, or not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum WriteError {
+    /// Nobody leads yet. Not applied.
+    #[error("no leader is known yet")]
+    NoLeader,
+    /// No majority answers. Not applied.
+    #[error("no majority of the nodes can be reached")]
+    NoQuorum,
+    /// Too much is waiting. Not applied.
+    #[error("too many requests are waiting")]
+    Overloaded {
+        /// When to come again.
+        retry_after_ms: u64,
+    },
+    /// This node is going away. Not applied.
+    #[error("this node is shutting down")]
+    ShuttingDown,
+    /// The key was used for another request. Not applied.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The first request under the key has not ended by this one's deadline.
+    #[error("the first request under this key is still on its way")]
+    KeyInFlight,
+    /// It may have been applied: ask again under the same key.
+    #[error("the outcome is not known")]
+    Unknown,
+    /// A fault. Not applied.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees every write that was answered before it was asked.
+    Linearizable,
+    /// Sees what the leader has applied, as far as the leader knows that it leads.
+    Leader,
+    /// At most so old.
+    Bounded {
+        /// How old.
+        max_staleness: Duration,
+    },
+    /// Whatever this node has.
+    Local,
+}
+
+/// A read that cannot be answered as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Nobody leads.
+    #[error("no leader is known")]
+    NoLeader,
+    /// No majority answers.
+    #[error("no majority of the nodes can be reached")]
+    NoQuorum,
+    /// The rows here are older than asked for and newer ones cannot be had.
+    #[error("the rows here are older than asked for")]
+    Stale {
+        /// How old, if known.
+        have_ms: Option<u64>,
+    },
+    /// `Min-Index` was not reached in time.
+    #[error("index not reached, applied is {applied}")]
+    MinIndexNotReached {
+        /// What is applied here.
+        applied: u64,
+    },
+    /// The deadline passed.
+    #[error("timed out")]
+    Timeout,
+    /// The rows could not be read.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// How one attempt at a write ended.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// Yes, or a no that another attempt would hear again.
+    Done(Box<Result<Written, WriteError>>),
+    /// No: nothing happened and nothing will. Another attempt may do better.
+    No(WriteError),
+    /// It may have reached a journal.
+    Unknown,
+}
+
+impl Attempt {
+    fn done(result: Result<Written, WriteError>) -> Self {
+        Self::Done(Box::new(result))
+    }
+}
+
+/// A node's shop.
+#[derive(Clone)]
+pub struct Shop {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    raft: RaftNode<ShopMachine>,
+    hosts: Arc<Hosts>,
+    ids: IdMaker,
+    turnstile: tokio::sync::Mutex<()>,
+    inflight: Arc<InFlight>,
+    counters: Arc<Counters>,
+    config: ShopConfig,
+    node: u64,
+    world: World,
+    /// Highest index this node has told a client.
+    acknowledged: AtomicU64,
+    /// Read indexes this node's rows have reached or will, with the moment each was asked for.
+    fresh: Mutex<VecDeque<(Duration, u64)>>,
+    /// Since when no leader or no quorum was found; `None` while writes go through.
+    trouble: Mutex<Option<Duration>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Shop {
+    /// Opens the node's directory, joins its peers and starts the actors.
+    ///
+    /// # Errors
+    /// A directory that cannot be used, a port that is taken, settings that cannot work.
+    pub async fn start(world: World, raft: RaftConfig, boot: Boot, config: ShopConfig) -> Result<Self, StartError> {
+        let counters = Arc::new(Counters::default());
+        let source = Arc::new(RowSource::default());
+        let spawn = |error: ractor::SpawnErr| StartError::Other(format!("cannot start the actors: {error}"));
+        // Four kinds share the bound: most of what is warm are SKUs.
+        let share = |part: usize| (config.live_entities_max / part).max(1);
+        let hosts = Arc::new(Hosts::new(
+            HostSet::<Sku>::start(config.hosts, share(2), source.load()).await.map_err(spawn)?,
+            HostSet::<Order>::start(config.hosts, share(4), source.load()).await.map_err(spawn)?,
+            HostSet::<Account>::start(config.hosts, share(8), source.load()).await.map_err(spawn)?,
+            HostSet::<Claim>::start(1, share(8), source.load()).await.map_err(spawn)?,
+        ));
+        let machine = ShopMachine::new(Arc::clone(&hosts), Arc::clone(&counters));
+        let desk = Arc::new(PeerDesk::default());
+        let node = raft.node_id;
+        let raft = RaftNode::start(world.clone(), raft, boot, machine, Arc::clone(&desk) as _).await?;
+        source.set(raft.clone());
+        let shop = Self {
+            inner: Arc::new(Inner {
+                raft,
+                hosts,
+                ids: IdMaker::default(),
+                turnstile: tokio::sync::Mutex::default(),
+                inflight: Arc::default(),
+                counters,
+                config,
+                node,
+                world,
+                acknowledged: AtomicU64::new(0),
+                fresh: Mutex::default(),
+                trouble: Mutex::default(),
+                stopping: watch::Sender::new(false),
+            }),
+        };
+        desk.open(&shop.inner);
+        tokio::spawn(watch_reigns(shop.clone()));
+        tokio::spawn(timers::run(shop.clone()));
+        Ok(shop)
+    }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    /// The node below: status, members, snapshots, counters, shutdown.
+    pub fn cluster(&self) -> &RaftNode<ShopMachine> {
+        &self.inner.raft
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> u64 {
+        self.inner.node
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<u64> {
+        self.inner.raft.status().leader
+    }
+
+    /// Applied index, for long polls of the feed.
+    pub fn feed_wake(&self) -> watch::Receiver<u64> {
+        self.inner.raft.applied_watch()
+    }
+
+    /// Counters and gauges.
+    pub fn metrics(&self) -> ShopMetrics {
+        self.inner.counters.read(self.inner.hosts.residents())
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    pub(crate) fn config(&self) -> &ShopConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn journal(&self) -> &Journal<TransactionResult> {
+        self.inner.raft.journal()
+    }
+
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.inner.stopping.subscribe()
+    }
+
+    /// Hands leadership over, drains what is on its way, makes the rows durable and stops.
+    pub async fn shutdown(&self) {
+        self.inner.stopping.send_replace(true);
+        self.inner.raft.shutdown().await;
+        self.inner.hosts.stop().await;
+    }
+
+    // ---------------------------------------------------------------------------------------------------- writes
+
+    /// Places a write wherever the leader is, under one key, until the deadline.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. Everything but [`WriteError::Unknown`] and [`WriteError::KeyInFlight`] is a definite no.
+    pub async fn submit(&self, request: WriteRequest, deadline: Instant) -> Result<Written, WriteError> {
+        if *self.inner.stopping.borrow() {
+            return Err(WriteError::ShuttingDown);
+        }
+        let mut leaders = self.inner.raft.status_watch();
+        let mut maybe_sent = false;
+        loop {
+            leaders.mark_unchanged();
+            let no = match self.attempt(&request, deadline, maybe_sent).await {
+                Attempt::Done(result) => {
+                    self.inner.trouble.lock().take();
+                    return self.ended(*result, maybe_sent);
+                }
+                Attempt::Unknown => {
+                    maybe_sent = true;
+                    WriteError::Unknown
+                }
+                Attempt::No(why) => why,
+            };
+            let patience = match no {
+                WriteError::NoLeader | WriteError::NoQuorum => self.patience(),
+                WriteError::Unknown => deadline,
+                // Turned away: if nothing was ever sent, the client may as well know at once.
+                _ if !maybe_sent => return Err(no),
+                _ => deadline,
+            };
+            let now = Instant::now();
+            if now >= deadline || (now >= patience && !maybe_sent) {
+                return Err(if maybe_sent {
+                    Counters::add(&self.inner.counters.unknown);
+                    WriteError::Unknown
+                } else if now >= patience {
+                    WriteError::NoQuorum
+                } else {
+                    no
+                });
+            }
+            // Nothing will happen before someone else leads; the pause is for a leader still on its way to a reign.
+            let pause = tokio::time::timeout(ATTEMPT_PAUSE, leaders.changed());
+            let _ = tokio::time::timeout_at(deadline, pause).await;
+        }
+    }
+
+    fn ended(&self, result: Result<Written, WriteError>, maybe_sent: bool) -> Result<Written, WriteError> {
+        match &result {
+            Ok(written) => {
+                self.inner.acknowledged.fetch_max(written.index, Ordering::Relaxed);
+                if written.replayed {
+                    Counters::add(&self.inner.counters.replays);
+                }
+            }
+            Err(WriteError::KeyReused) => Counters::add(&self.inner.counters.key_conflicts),
+            // The first request under this key is, or may be, an earlier attempt of this very request.
+            Err(WriteError::KeyInFlight) if maybe_sent => {
+                Counters::add(&self.inner.counters.unknown);
+                return Err(WriteError::Unknown);
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    /// Until when a write may wait for a leader.
+    fn patience(&self) -> Instant {
+        let now = self.inner.world.clock.monotonic();
+        let since = *self.inner.trouble.lock().get_or_insert(now);
+        Instant::now() + LEADER_WAIT.saturating_sub(now.saturating_sub(since))
+    }
+
+    async fn attempt(&self, request: &WriteRequest, deadline: Instant, retry: bool) -> Attempt {
+        match self.leader() {
+            Some(leader) if leader == self.inner.node => self.decide_here(request, deadline, retry).await,
+            Some(leader) => self.forward(leader, request, deadline, retry).await,
+            None => Attempt::No(WriteError::NoLeader),
+        }
+    }
+
+    /// Sends the typed command to the leader. Stops waiting when somebody else leads: that one knows, or decides anew.
+    async fn forward(&self, leader: u64, request: &WriteRequest, deadline: Instant, retry: bool) -> Attempt {
+        Counters::add(&self.inner.counters.forwarded);
+        let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let forwarded = Forwarded {
+            key: request.key,
+            trace: request.trace,
+            command: request.command.clone(),
+            left_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
+            retry,
+        };
+        let call = self.inner.raft.call(leader, Bytes::from(codec::encode(&forwarded)), deadline);
+        let mut status = self.inner.raft.status_watch();
+        let someone_else = async {
+            loop {
+                let now = status.borrow_and_update().leader;
+                if now.is_some_and(|now| now != leader) || status.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            answered = call => match answered {
+                Ok(bytes) => crate::forward::read_reply(&bytes),
+                Err(CallError::NotSent) => Attempt::No(WriteError::NoLeader),
+                Err(CallError::Unknown) => Attempt::Unknown,
+            },
+            () = someone_else => Attempt::Unknown,
+        }
+    }
+
+    /// Decides as leader. Also called for other nodes, with `retry` as they say.
+    pub(crate) async fn decide_here(&self, request: &WriteRequest, deadline: Instant, retry: bool) -> Attempt {
+        let journal = self.journal();
+        let Some(reign) = journal.reign() else { return Attempt::No(WriteError::NoLeader) };
+        if !journal.quorum_fresh() {
+            return Attempt::No(WriteError::NoQuorum);
+        }
+        let ticket = match self.inner.inflight.enter(request.key) {
+            Entered::First(ticket) => ticket,
+            Entered::Other => return Attempt::done(Err(WriteError::KeyReused)),
+            Entered::Full => return self.turn_away(),
+            Entered::Same(running) => {
+                return match running.wait(deadline).await {
+                    Some(Ok(written)) => Attempt::done(Ok(Written { replayed: true, ..written })),
+                    Some(Err(WriteError::Unknown)) => Attempt::Unknown,
+                    Some(Err(error)) => Attempt::No(error),
+                    None => Attempt::done(Err(WriteError::KeyInFlight)),
+                };
+            }
+        };
+        match self.known(request.key) {
+            Ok(None) => {}
+            Ok(Some(result)) => {
+                ticket.end(result.clone());
+                return Attempt::done(result);
+            }
+            Err(error) => return Attempt::No(WriteError::Internal(error.to_string())),
+        }
+        let Some(_admitted) = Admitted::enter(&self.inner.counters, self.inner.config.admission_max, retry) else {
+            return self.turn_away();
+        };
+        let propose = self.propose(reign.number, Some(request.key), request.trace, &request.command);
+        let pending = match tokio::time::timeout_at(deadline, propose).await {
+            Ok(Ok(Some(pending))) => pending,
+            // Only commands without a key are dropped when refused.
+            Ok(Ok(None)) => return Attempt::No(WriteError::Internal("a keyed write came to nothing".into())),
+            Ok(Err(error)) => {
+                ticket.end(Err(error.clone()));
+                return Attempt::No(error);
+            }
+            // Nothing had been handed to the journal; what was granted is given back.
+            Err(_) => return self.turn_away(),
+        };
+        let mut waiting = Waiting { ticket: Some(ticket), pending: Some(pending) };
+        match tokio::time::timeout_at(deadline, waiting.outcome()).await {
+            Ok(attempt) => attempt,
+            Err(_) => Attempt::Unknown,
+        }
+    }
+
+    fn turn_away(&self) -> Attempt {
+        Counters::add(&self.inner.counters.overloaded);
+        Attempt::No(WriteError::Overloaded { retry_after_ms: 1_000 })
+    }
+
+    /// Decides a command and hands it to the journal. `None` when a command that nobody asked for was refused: then
+    /// there is nothing to write.
+    pub(crate) async fn propose(
+        &self,
+        reign: u64,
+        key: Option<KeyRef>,
+        trace: u128,
+        command: &Command,
+    ) -> Result<Option<Pending<TransactionResult>>, WriteError> {
+        let journal = self.journal();
+        self.inner.hosts.open(reign);
+        let checkout = Checkout {
+            hosts: &self.inner.hosts,
+            reign,
+            now_ms: journal.log_time_ms(),
+            ids: &self.inner.ids,
+            order_ttl_ms: self.inner.config.order_ttl_ms,
+            turnstile: &self.inner.turnstile,
+        };
+        let decided = checkout.decide(command).await.map_err(|undecided| match undecided {
+            Undecided::Stale => WriteError::NoLeader,
+            Undecided::Overloaded => WriteError::Overloaded { retry_after_ms: 1_000 },
+            Undecided::Failed(message) => WriteError::Internal(message),
+        })?;
+        let Decided { decided_at, changes, legs, outcome, grants } = decided;
+        if key.is_none() && matches!(outcome, Outcome::Refused(_)) {
+            return Ok(None);
+        }
+        let transaction = Transaction { key, trace, decided_at, changes, legs, outcome };
+        match journal.propose(reign, Bytes::from(codec::encode(&transaction))) {
+            Ok(pending) => {
+                grants.keep();
+                Ok(Some(pending))
+            }
+            Err(refused) => Err(match refused {
+                Refused::ReignOver | Refused::Draining => WriteError::NoLeader,
+                Refused::NoQuorum => WriteError::NoQuorum,
+                Refused::Overloaded => WriteError::Overloaded { retry_after_ms: 1_000 },
+                Refused::TooLarge { .. } => WriteError::Internal(refused.to_string()),
+            }),
+        }
+    }
+
+    /// The outcome kept under a key, if there is one.
+    fn known(&self, key: KeyRef) -> agora_storage::Result<Option<Result<Written, WriteError>>> {
+        let rows = self.inner.raft.rows();
+        let Some(state) = rows.get(Keyspace::Meta, meta::STATE)? else { return Ok(None) };
+        let state: StateHeader = codec::decode(&state)?;
+        let newest_first = state.outcome_buckets.iter().rev().map(|(bucket, _)| *bucket);
+        let Some(row) = answer::find_outcome(newest_first, key.hash, |keyspace, key| rows.get(keyspace, key))? else {
+            return Ok(None);
+        };
+        if row.fingerprint != key.fingerprint {
+            return Ok(Some(Err(WriteError::KeyReused)));
+        }
+        let answer = answer::restore(row.answer, |id| schema::load::<Order>(rows.as_ref(), id.0.0))?;
+        Ok(Some(Ok(Written { answer, index: row.index, replayed: true })))
+    }
+
+    // ----------------------------------------------------------------------------------------------------- reads
+
+    /// A consistent view of this node's rows, as fresh as asked.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read(
+        &self,
+        consistency: Consistency,
+        min_index: Option<u64>,
+        deadline: Instant,
+    ) -> Result<ReadView, ReadError> {
+        let clock = &self.inner.world.clock;
+        let mut reach = 0;
+        let mut staleness = None;
+        match consistency {
+            Consistency::Local => staleness = self.staleness(),
+            Consistency::Linearizable => {
+                let asked = clock.monotonic();
+                reach = self.journal().read_barrier(deadline).await.map_err(barrier_error)?;
+                self.note_fresh(asked, reach);
+                staleness = Some(Duration::ZERO);
+            }
+            Consistency::Leader => {
+                reach = self.journal().leader_applied(deadline).await.map_err(barrier_error)?;
+            }
+            Consistency::Bounded { max_staleness } => {
+                // What this node has told a client, it shows.
+                reach = self.inner.acknowledged.load(Ordering::Relaxed);
+                staleness = self.staleness().filter(|age| *age <= max_staleness);
+                if staleness.is_none() {
+                    let asked = clock.monotonic();
+                    let stale = |_| ReadError::Stale { have_ms: self.staleness().map(|age| age.as_millis() as u64) };
+                    let fresh = self.journal().read_barrier(deadline).await.map_err(stale)?;
+                    self.note_fresh(asked, fresh);
+                    reach = reach.max(fresh);
+                    staleness = Some(Duration::ZERO);
+                }
+            }
+        }
+        if reach > 0 {
+            self.inner.raft.wait_applied(reach, deadline).await.map_err(|_| ReadError::Timeout)?;
+        }
+        if let Some(min_index) = min_index {
+            let until = deadline.min(Instant::now() + MIN_INDEX_WAIT);
+            let reached = self.inner.raft.wait_applied(min_index, until).await;
+            reached.map_err(|_| ReadError::MinIndexNotReached { applied: self.inner.raft.applied_index() })?;
+        }
+        ReadView::open(self.inner.raft.rows().as_ref(), self.inner.node, self.leader(), staleness)
+            .map_err(|error| ReadError::Storage(error.to_string()))
+    }
+
+    /// How old this node's rows are at most: they have reached a read index that was asked for so long ago.
+    fn staleness(&self) -> Option<Duration> {
+        let applied = self.inner.raft.applied_index();
+        let now = self.inner.world.clock.monotonic();
+        let fresh = self.inner.fresh.lock();
+        fresh.iter().rev().find(|(_, index)| *index <= applied).map(|(asked, _)| now.saturating_sub(*asked))
+    }
+
+    fn note_fresh(&self, asked: Duration, index: u64) {
+        const KEPT_MAX: usize = 8;
+        let mut fresh = self.inner.fresh.lock();
+        if fresh.back().is_none_or(|(last, _)| *last < asked) {
+            fresh.push_back((asked, index));
+        }
+        if fresh.len() > KEPT_MAX {
+            fresh.pop_front();
+        }
+    }
+}
+
+fn barrier_error(error: BarrierError) -> ReadError {
+    match error {
+        BarrierError::NoLeader => ReadError::NoLeader,
+        BarrierError::NoQuorum => ReadError::NoQuorum,
+        BarrierError::Timeout => ReadError::Timeout,
+    }
+}
+
+/// One place in admission.
+struct Admitted {
+    counters: Arc<Counters>,
+}
+
+impl Admitted {
+    fn enter(counters: &Arc<Counters>, max: u64, retry: bool) -> Option<Self> {
+        let limit = if retry { max } else { max - max / RETRY_RESERVE };
+        let admitted = Self { counters: Arc::clone(counters) };
+        (counters.deciding.fetch_add(1, Ordering::Relaxed) < limit).then_some(admitted)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.counters.deciding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A transaction in the journal. Whoever waits for it may go away; its key stays taken until its fate is known.
+struct Waiting {
+    ticket: Option<Ticket>,
+    pending: Option<Pending<TransactionResult>>,
+}
+
+impl Waiting {
+    async fn outcome(&mut self) -> Attempt {
+        let Some(pending) = self.pending.as_mut() else { return Attempt::Unknown };
+        let attempt = fate(pending.await);
+        self.pending = None;
+        if let Some(ticket) = self.ticket.take() {
+            ticket.end(match &attempt {
+                Attempt::Done(result) => result.as_ref().clone(),
+                Attempt::No(error) => Err(error.clone()),
+                Attempt::Unknown => Err(WriteError::Unknown),
+            });
+        }
+        attempt
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let (Some(ticket), Some(pending)) = (self.ticket.take(), self.pending.take()) {
+            let mut rest = Self { ticket: Some(ticket), pending: Some(pending) };
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { rest.outcome().await });
+            }
+        }
+    }
+}
+
+fn fate(placed: Result<agora_raft::Placed<TransactionResult>, Lost>) -> Attempt {
+    match placed {
+        Ok(placed) => match placed.outcome {
+            TransactionResult::Applied(answer) => {
+                Attempt::done(Ok(Written { answer, index: placed.index, replayed: false }))
+            }
+            TransactionResult::Replayed { answer, index } => {
+                Attempt::done(Ok(Written { answer, index, replayed: true }))
+            }
+            TransactionResult::KeyReused => Attempt::done(Err(WriteError::KeyReused)),
+            TransactionResult::Fenced => Attempt::No(WriteError::NoLeader),
+            TransactionResult::Impossible(reason) => {
+                Attempt::done(Err(WriteError::Internal(format!("refused when it was applied: {reason}"))))
+            }
+        },
+        Err(Lost::NeverApplied) => Attempt::No(WriteError::NoLeader),
+        Err(Lost::Unknown) => Attempt::Unknown,
+    }
+}
+
+/// Where hosts load entities from: the rows of the node that is started after them.
+#[derive(Default)]
+struct RowSource {
+    raft: std::sync::OnceLock<RaftNode<ShopMachine>>,
+}
+
+impl RowSource {
+    fn set(&self, raft: RaftNode<ShopMachine>) {
+        let _ = self.raft.set(raft);
+    }
+
+    fn load<E: Entity>(self: &Arc<Self>) -> crate::host::Load<E> {
+        let source = Arc::clone(self);
+        Arc::new(move |id| {
+            let raft =
+                source.raft.get().ok_or_else(|| agora_storage::Error::corrupt("asked before the node was open"))?;
+            let rows: Arc<dyn Rows> = raft.rows();
+            schema::load(rows.as_ref(), id)
+        })
+    }
+}
+
+/// Ends the entities of a reign when it is over, so that nobody waits for them and memory is given back.
+async fn watch_reigns(shop: Shop) {
+    let mut reigns = shop.journal().reign_watch();
+    let mut stopping = shop.stopping();
+    let mut last = None;
+    loop {
+        let now = reigns.borrow_and_update().map(|reign| reign.number);
+        if let Some(over) = last.filter(|last| now != Some(*last)) {
+            shop.inner.hosts.forget(over);
+        }
+        last = now;
+        tokio::select! {
+            changed = reigns.changed() => if changed.is_err() { return },
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+    }
+}
