@@ -202,8 +202,16 @@ async fn a_directory_that_cannot_be_used_is_refused_with_a_reason() {
     let other = (1..=3).find(|id| *id != leader && *id != node).expect("another follower");
 
     // A second process on a directory in use.
+    let config = fs::read_to_string(cluster.config_path(node)).expect("a configuration");
+    let mut elsewhere: toml::Table = config.parse().expect("TOML");
+    for section in ["http", "peer"] {
+        elsewhere[section]["listen"] = format!("127.0.0.1:{}", agora_cluster_tests::ports::free()).into();
+    }
+    fs::write(cluster.config_path(node), toml::to_string(&elsewhere).expect("TOML")).expect("a configuration");
     let said = refused(&cluster, node, "in use", |_| ()).await;
-    assert!(said.contains("in use") || said.contains("lock"), "{said}");
+    let names_it = said.contains(&cluster.data_dir(node).display().to_string());
+    assert!(names_it && (said.contains("use") || said.contains("lock")), "{said}");
+    fs::write(cluster.config_path(node), config).expect("a configuration");
 
     cluster.terminate(node);
     cluster.terminate(other);
@@ -334,7 +342,7 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a directory") {
         let path = entry.expect("an entry").path();
         let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, target).expect("copied")) }
+        if path.is_dir() { copy(&path, &target) } else { let _ = fs::copy(&path, target).expect("copied"); }
     }
 }
 
