@@ -245,11 +245,18 @@ impl ReadView {
         schema::decode(&row)
     }
 
-    /// What moved stock, oldest first: of one SKU, or of all.
+    /// What moved stock, oldest first: of one SKU, or of all. The second value is the last place looked at, from
+    /// which a page with `more` goes on; a list of all may come back with fewer items than asked for.
     ///
     /// # Errors
     /// Storage errors.
-    pub fn movements(&self, sku: Option<SkuId>, after: Option<(u64, u32)>, limit: usize) -> Result<Page<Movement>> {
+    #[allow(clippy::type_complexity)]
+    pub fn movements(
+        &self,
+        sku: Option<SkuId>,
+        after: Option<(u64, u32)>,
+        limit: usize,
+    ) -> Result<(Page<Movement>, Option<(u64, u32)>)> {
         let limit = limit.clamp(1, PAGE_MAX);
         let Some(sku) = sku else { return self.all_movements(after, limit) };
         let prefix = key::index_entry(schema::MOVEMENTS, &sku.0.0.to_be_bytes(), &[]);
@@ -257,23 +264,27 @@ impl ReadView {
         let edge = after.map_or_else(|| prefix.clone(), |(index, sub)| schema::movement(sku, index, sub));
         let from = if after.is_some() { Bound::Excluded(edge.as_slice()) } else { Bound::Included(edge.as_slice()) };
         let mut items = Vec::new();
+        let mut last = None;
         for row in self.view.scan(Keyspace::Index, from, Bound::Excluded(&end), false) {
             if items.len() == limit {
-                return Ok(Page { items, more: true });
+                return Ok((Page { items, more: true }, last));
             }
             let row_key = row?.0;
             let place = row_key.get(prefix.len()..).and_then(key::parse_feed);
             let (index, sub) = place.ok_or_else(|| Error::corrupt("a movement row without a place in the feed"))?;
+            last = Some((index, sub));
             let fact = self.view.get(Keyspace::Feed, &key::feed(index, sub))?;
             let fact = fact.ok_or_else(|| Error::corrupt(format!("the feed has no row {index}.{sub}")))?;
             let time_ms = self.entry_fact(index)?.time_ms;
             items.push(Movement { index, sub, time_ms, fact: schema::decode(&fact)? });
         }
-        Ok(Page { items, more: false })
+        Ok((Page { items, more: false }, last))
     }
 
-    fn all_movements(&self, after: Option<(u64, u32)>, limit: usize) -> Result<Page<Movement>> {
+    #[allow(clippy::type_complexity)]
+    fn all_movements(&self, after: Option<(u64, u32)>, limit: usize) -> Result<(Page<Movement>, Option<(u64, u32)>)> {
         let mut items = Vec::new();
+        let mut last = None;
         let (index, sub) = after.unwrap_or((0, 0));
         let edge = key::feed(index, sub);
         let mut time_ms = if index > 0 { self.entry_fact(index)?.time_ms } else { 0 };
@@ -286,14 +297,15 @@ impl ReadView {
                 continue;
             }
             if items.len() == limit || seen >= SCAN_MAX {
-                return Ok(Page { items, more: true });
+                return Ok((Page { items, more: true }, last));
             }
+            last = Some((index, sub));
             let fact: Fact = schema::decode(&value)?;
             if matches!(fact.change, Change::Sku(..)) && fact.stock.is_some() {
                 items.push(Movement { index, sub, time_ms, fact });
             }
         }
-        Ok(Page { items, more: false })
+        Ok((Page { items, more: false }, last))
     }
 
     /// Events behind an index (exclusive), whole entries only, at least one entry if there is one.

@@ -94,6 +94,8 @@ pub struct Written {
     pub index: u64,
     /// True when the answer was given before.
     pub replayed: bool,
+    /// Trace id of the request that was decided: on a replay, the first one's.
+    pub trace: u128,
 }
 
 /// A write that was not decided, or not known to be.
@@ -470,7 +472,7 @@ impl Shop {
             // Nothing had been handed to the journal; what was granted is given back.
             Err(_) => return self.turn_away(),
         };
-        let mut waiting = Waiting { ticket: Some(ticket), pending: Some(pending) };
+        let mut waiting = Waiting { ticket: Some(ticket), pending: Some(pending), trace: request.trace };
         match tokio::time::timeout_at(deadline, waiting.outcome()).await {
             Ok(attempt) => attempt,
             Err(_) => Attempt::Unknown,
@@ -538,7 +540,7 @@ impl Shop {
             return Ok(Some(Err(WriteError::KeyReused)));
         }
         let answer = answer::restore(row.answer, |id| schema::load::<Order>(rows.as_ref(), id.0.0))?;
-        Ok(Some(Ok(Written { answer, index: row.index, replayed: true })))
+        Ok(Some(Ok(Written { answer, index: row.index, replayed: true, trace: row.trace })))
     }
 
     // ----------------------------------------------------------------------------------------------------- reads
@@ -644,12 +646,13 @@ impl Drop for Admitted {
 struct Waiting {
     ticket: Option<Ticket>,
     pending: Option<Pending<TransactionResult>>,
+    trace: u128,
 }
 
 impl Waiting {
     async fn outcome(&mut self) -> Attempt {
         let Some(pending) = self.pending.as_mut() else { return Attempt::Unknown };
-        let attempt = fate(pending.await);
+        let attempt = fate(pending.await, self.trace);
         self.pending = None;
         if let Some(ticket) = self.ticket.take() {
             ticket.end(match &attempt {
@@ -665,7 +668,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let (Some(ticket), Some(pending)) = (self.ticket.take(), self.pending.take()) {
-            let mut rest = Self { ticket: Some(ticket), pending: Some(pending) };
+            let mut rest = Self { ticket: Some(ticket), pending: Some(pending), trace: self.trace };
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { rest.outcome().await });
             }
@@ -673,14 +676,14 @@ impl Drop for Waiting {
     }
 }
 
-fn fate(placed: Result<agora_raft::Placed<TransactionResult>, Lost>) -> Attempt {
+fn fate(placed: Result<agora_raft::Placed<TransactionResult>, Lost>, trace: u128) -> Attempt {
     match placed {
         Ok(placed) => match placed.outcome {
             TransactionResult::Applied(answer) => {
-                Attempt::done(Ok(Written { answer, index: placed.index, replayed: false }))
+                Attempt::done(Ok(Written { answer, index: placed.index, replayed: false, trace }))
             }
-            TransactionResult::Replayed { answer, index } => {
-                Attempt::done(Ok(Written { answer, index, replayed: true }))
+            TransactionResult::Replayed { answer, index, trace } => {
+                Attempt::done(Ok(Written { answer, index, replayed: true, trace }))
             }
             TransactionResult::KeyReused => Attempt::done(Err(WriteError::KeyReused)),
             TransactionResult::Fenced => Attempt::No(WriteError::NoLeader),

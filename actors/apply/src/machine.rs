@@ -62,6 +62,8 @@ pub enum TransactionResult {
         answer: Answer,
         /// Where it was given.
         index: u64,
+        /// Trace id of the first request.
+        trace: u128,
     },
     /// Its key was used before, for another request: no effect.
     KeyReused,
@@ -308,7 +310,7 @@ impl Machine {
             }
             let orders = &mut self.orders;
             let answer = answer::restore(first.answer, |id| orders.get(rows, id.0.0).map(|order| order.cloned()))?;
-            return Ok(TransactionResult::Replayed { answer, index: first.index });
+            return Ok(TransactionResult::Replayed { answer, index: first.index, trace: first.trace });
         }
         let undo = StagedMark { facts: staged.facts.len() };
         match self.evolve(rows, staged, &transaction, at)? {
@@ -322,6 +324,7 @@ impl Machine {
                 if let (Some(keyed), Some(kept)) = (transaction.key, answer::store(&answer)) {
                     let row = schema::encode(&OutcomeRow {
                         fingerprint: keyed.fingerprint,
+                        trace: transaction.trace,
                         index: at.index,
                         decided_at: transaction.decided_at,
                         answer: kept,

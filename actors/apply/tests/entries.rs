@@ -203,7 +203,7 @@ fn a_key_has_one_effect_in_one_entry_and_over_entries() {
     let mut node = shop();
     let results = node.apply(&[place(3, 1, 1), place(3, 2, 1)]);
     let TransactionResult::Applied(first) = &results[0] else { panic!("{results:?}") };
-    assert_eq!(results[1], TransactionResult::Replayed { answer: first.clone(), index: node.index });
+    assert_eq!(results[1], TransactionResult::Replayed { answer: first.clone(), index: node.index, trace: 5 });
     let first_index = node.index;
     let pay_less = Change::Order(
         order(1),
@@ -213,7 +213,7 @@ fn a_key_has_one_effect_in_one_entry_and_over_entries() {
     node.apply(&[transaction(9, vec![pay_less, release], Outcome::Order(order(1)))]);
     // The order has moved on; the replay shows it as it was answered.
     let later = node.apply(&[place(3, 5, 1)]);
-    assert_eq!(later, [TransactionResult::Replayed { answer: first.clone(), index: first_index }]);
+    assert_eq!(later, [TransactionResult::Replayed { answer: first.clone(), index: first_index, trace: 5 }]);
     let mut other = place(3, 6, 1);
     other.key = Some(KeyRef { hash: 3, fingerprint: 2 });
     assert_eq!(node.apply(&[other]), [TransactionResult::KeyReused]);
@@ -231,7 +231,7 @@ fn a_refusal_is_kept_like_any_outcome() {
     let index = node.index;
     assert_eq!(
         node.apply(&[place(3, 1, 1)]),
-        [TransactionResult::Replayed { answer: Answer::Refused(rejection), index }]
+        [TransactionResult::Replayed { answer: Answer::Refused(rejection), index, trace: 5 }]
     );
 }
 

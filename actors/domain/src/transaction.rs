@@ -158,6 +158,8 @@ pub enum StoredAnswer {
 pub struct OutcomeRow {
     /// What the request was.
     pub fingerprint: u128,
+    /// Trace id of the first request.
+    pub trace: u128,
     /// Log index of the entry that holds it.
     pub index: u64,
     /// Index of the state a refusal was decided on; 0 where there is none.
