@@ -34,11 +34,11 @@ fn reopen(disk: &dyn Disk, rows: Arc<dyn Rows>) -> Arc<dyn Rows> {
     }
 }
 
-fn all(view: &dyn RowView, keyspace: Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn all(view: &dyn RowView, keyspace: Keyspace) -> Vec<Row> {
     view.scan(keyspace, Bound::Unbounded, Bound::Unbounded, false).map(|row| row.unwrap()).collect()
 }
 
-fn everything(view: &dyn RowView) -> BTreeMap<Keyspace, Vec<(Vec<u8>, Vec<u8>)>> {
+fn everything(view: &dyn RowView) -> BTreeMap<Keyspace, Vec<Row>> {
     view.keyspaces().into_iter().map(|keyspace| (keyspace, all(view, keyspace))).collect()
 }
 

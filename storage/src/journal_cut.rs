@@ -18,6 +18,10 @@
 //!
 //! Every batch of ours carries the marker row, so the reader knows at which applied index the journal ends, and that
 //! no batch is missing in between: markers count up by one.
+//!
+//! The checksum leaves out a batch's start. A wrong number of items does not parse; a wrong sequence number shows in that
+//! sequence numbers must grow, and not by leaps. (It would put a batch before or after its neighbours, or let fjall
+//! take it for one that is in its sorted files already.)
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -33,21 +37,43 @@ use crate::{
     row_format::{MARKER, parse_marker},
 };
 
+/// Leap of sequence numbers between two batches, at most. Flushes and compactions between them take a few.
+const SEQUENCE_LEAP_MAX: u64 = 1_000_000;
+
 const TRAILER: [u8; 4] = [b'F', b'J', b'L', 3];
 
 /// What the journals held, after they were cut.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Journals {
-    /// Sequence number of the first batch held.
-    pub(crate) first_sequence: Option<u64>,
-    /// First marker held, as a version (applied index + 1).
-    pub(crate) first_version: Option<u64>,
+    /// Sequence number and marker of the first batch held that has a marker; markers are versions (applied index + 1).
+    pub(crate) first: Option<(u64, u64)>,
     /// Last marker held.
     pub(crate) last_version: Option<u64>,
     /// Batches held.
     pub(crate) batches: u64,
     /// What was cut off and why; `None` if the journals ended cleanly.
     pub(crate) cut: Option<String>,
+}
+
+impl Journals {
+    fn take(&mut self, batch: &JournalBatch) {
+        self.batches += 1;
+        if let Some(version) = batch.version {
+            self.first.get_or_insert((batch.sequence, version));
+            self.last_version = Some(version);
+        }
+    }
+
+    /// Takes back the last batch. Markers count up by one, so the one before it is known.
+    fn forget_last(&mut self) {
+        self.batches -= 1;
+        let last = self.last_version.take();
+        if self.first.map(|(_, version)| version) == last {
+            self.first = None;
+        } else {
+            self.last_version = last.map(|version| version.saturating_sub(1));
+        }
+    }
 }
 
 /// Reads the journals of a row store and cuts them at the first batch that does not check.
@@ -115,34 +141,58 @@ struct FileEnd {
 
 fn read_file(path: &Path, found: &mut Journals) -> Result<FileEnd> {
     let file = File::open(path).map_err(Error::io(format!("open {}", path.display())))?;
-    let mut reader =
-        BatchReader { input: BufReader::with_capacity(256 * 1024, file), position: 0, scratch: vec![0; 64 * 1024] };
-    let mut good_bytes = 0;
+    let mut reader = BatchReader::new(file);
+    let mut end = FileEnd { good_bytes: 0, damage: None };
+    // Where the batch before the last one ended, and its sequence number.
+    let mut before: Option<(u64, Option<u64>)> = None;
+    let mut last_sequence = None;
     loop {
-        match reader.batch() {
-            Ok(Some(batch)) => {
-                if let Some(damage) = out_of_step(found, &batch) {
-                    return Ok(FileEnd { good_bytes, damage: Some(damage) });
-                }
-                found.first_sequence.get_or_insert(batch.sequence);
-                if let Some(version) = batch.version {
-                    found.first_version.get_or_insert(version);
-                    found.last_version = Some(version);
-                }
-                found.batches += 1;
-                good_bytes = reader.position;
-            }
-            Ok(None) => {
-                return Ok(FileEnd { good_bytes, damage: None });
-            }
+        let batch = match reader.batch() {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Ok(end),
             Err(Stop::Damage(damage)) => {
-                return Ok(FileEnd { good_bytes, damage: Some(damage) });
+                end.damage = Some(damage);
+                return Ok(end);
             }
             Err(Stop::Io(source)) => {
                 return Err(Error::Io { what: format!("read {}", path.display()), source });
             }
+        };
+        end.damage = out_of_step(found, &batch);
+        if let (None, Some(last)) = (&end.damage, last_sequence) {
+            if batch.sequence > last + SEQUENCE_LEAP_MAX {
+                end.damage = Some(format!("sequence number {} after {last}", batch.sequence));
+            } else if batch.sequence <= last {
+                end.damage = Some(format!("sequence number {} after {last}", batch.sequence));
+                // If this one fits after the one before the last, the last one is wrong.
+                if let Some((bytes, sequence)) = before
+                    && sequence.is_none_or(|sequence| batch.sequence > sequence)
+                {
+                    end.good_bytes = bytes;
+                    found.forget_last();
+                }
+            }
         }
+        if end.damage.is_some() {
+            return Ok(end);
+        }
+        before = Some((end.good_bytes, last_sequence));
+        last_sequence = Some(batch.sequence);
+        end.good_bytes = reader.position;
+        found.take(&batch);
     }
+}
+
+/// Where each batch of a journal file ends, and its version; for tests that damage them.
+#[cfg(test)]
+pub(crate) fn batch_ends(path: &Path) -> Vec<(u64, Option<u64>)> {
+    let mut reader =
+        BatchReader { input: BufReader::new(File::open(path).unwrap()), position: 0, scratch: vec![0; 64 * 1024] };
+    let mut ends = Vec::new();
+    while let Ok(Some(batch)) = reader.batch() {
+        ends.push((reader.position, batch.version));
+    }
+    ends
 }
 
 /// A batch that checks but does not follow the one before: some in between are missing.
@@ -175,6 +225,10 @@ struct BatchReader {
 }
 
 impl BatchReader {
+    fn new(file: File) -> BatchReader {
+        BatchReader { input: BufReader::with_capacity(256 * 1024, file), position: 0, scratch: vec![0; 64 * 1024] }
+    }
+
     /// The next batch; `None` where the file ends or only zeroes follow.
     fn batch(&mut self) -> Result<Option<JournalBatch>, Stop> {
         let mut tag = [0u8];

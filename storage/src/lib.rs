@@ -40,6 +40,8 @@ mod row_format;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod damage_tests;
 
 pub use batch::{Batch, row_hash};
 pub use disk::{Disk, DiskUsage, FileDisk, OpenedRows, ReadSeekSend, SnapshotFile, SnapshotInfo};
