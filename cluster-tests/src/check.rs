@@ -144,3 +144,48 @@ pub async fn equal_feeds(cluster: &Cluster, client: &Client, until: u64) -> BTre
     }
     fold_feed(&first)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn moved(place: (u64, u64), kind: &str, on_hand: (u64, u64), reserved: (u64, u64)) -> Value {
+        json!({"index": place.0, "sub": place.1, "type": format!("inventory.stock.{kind}"), "aggregate_id": "sku_1",
+            "stock": {"on_hand_pre": on_hand.0, "on_hand_post": on_hand.1,
+                "reserved_pre": reserved.0, "reserved_post": reserved.1}})
+    }
+
+    #[test]
+    fn an_honest_feed_folds() {
+        let feed = [
+            moved((3, 1), "received", (0, 5), (0, 0)),
+            moved((4, 1), "reserved", (5, 5), (0, 2)),
+            moved((4, 2), "reserved", (5, 5), (2, 5)),
+            moved((9, 1), "released", (5, 5), (5, 3)),
+            moved((9, 2), "deducted", (5, 2), (3, 0)),
+            moved((12, 1), "adjusted", (2, 1), (0, 0)),
+        ];
+        let expected = Folded { received: 5, adjusted: -1, reserved: 0, shipped: 3, on_hand: 1 };
+        assert_eq!(fold_feed(&feed)["sku_1"], expected);
+    }
+
+    #[test]
+    fn each_kind_of_broken_feed_is_seen() {
+        let received = moved((3, 1), "received", (0, 5), (0, 0));
+        let broken = [
+            ("oversold", moved((4, 1), "reserved", (5, 5), (0, 6))),
+            ("a lost event", moved((4, 1), "reserved", (5, 5), (1, 2))),
+            ("a gap in the entry", moved((4, 2), "reserved", (5, 5), (0, 1))),
+            ("an event twice", received.clone()),
+            ("backwards", moved((2, 1), "reserved", (5, 5), (0, 1))),
+            ("a promise that moves goods", moved((4, 1), "reserved", (5, 4), (0, 0))),
+            ("goods out of nothing", moved((4, 1), "created", (5, 9), (0, 0))),
+        ];
+        for (what, event) in broken {
+            let feed = [received.clone(), event];
+            assert!(std::panic::catch_unwind(|| fold_feed(&feed)).is_err(), "not seen: {what}");
+        }
+    }
+}

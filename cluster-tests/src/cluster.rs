@@ -454,3 +454,16 @@ impl Drop for Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_over_its_labels() {
+        let text = "# TYPE a counter\na_total{x=\"1\"} 2\na_total{x=\"2\"} 3\na_other 9\nb 4.5\n";
+        assert_eq!(metric_in(text, "a"), Some(5.0));
+        assert_eq!(metric_in(text, "b"), Some(4.5));
+        assert_eq!(metric_in(text, "c"), None);
+    }
+}

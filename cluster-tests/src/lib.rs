@@ -9,6 +9,7 @@
 //! - [`shop`]: the few requests that most tests make, as functions.
 //! - [`load`]: many buyers at once, and what each of them was told.
 //! - [`check`]: what must hold afterwards: stock conserved, feed gap-free, replicas equal.
+//! - [`money`]: the wallets and what orders earned, added up from the feed.
 //! - [`raw`]: bytes on a socket, for clients that do not behave.
 //!
 //! The bench shares no code with the product: what it knows of Agora, it knows from the API's description.
@@ -18,6 +19,7 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod load;
+pub mod money;
 pub mod ports;
 pub mod raw;
 pub mod settings;

@@ -294,12 +294,14 @@ async fn slow_and_silent_clients_do_not_keep_others_out() {
             tokio::spawn(async move {
                 let mut stream = raw::open(&address).await;
                 let begun = Instant::now();
-                let opening: &[u8] = if at % 2 == 0 {
-                    b"POST /api/v2/orders HTTP/1.1\r\nhost: a\r\n"
-                } else {
-                    b"POST /api/v2/orders HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
-                };
-                let mut bytes = opening.to_vec();
+                let key = agora_cluster_tests::config::SHOP_KEY;
+                let mut bytes = format!(
+                    "POST /api/v2/orders HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\nidempotency-key: slow-{at}\r\n"
+                )
+                .into_bytes();
+                if at % 2 == 1 {
+                    bytes.extend_from_slice(b"content-type: application/json\r\ncontent-length: 1000\r\n\r\n{");
+                }
                 loop {
                     use tokio::io::AsyncWriteExt;
                     if stream.write_all(&bytes).await.is_err() {

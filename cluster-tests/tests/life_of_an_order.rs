@@ -13,6 +13,7 @@ use agora_cluster_tests::{
     client::{Answer, Call, Client},
     cluster::{Cluster, Lease, Shared},
     config::Overrides,
+    money::Books,
     shop::{
         act, create_account, create_sku, fund, list, money, number, order_body, place, read, receive, stock, stocked_sku,
         text,
@@ -97,6 +98,7 @@ async fn from_the_shelf_to_the_door() {
         assert!(none.is_empty(), "a completed order is listed as created");
     }
     movements_agree(&client, &sku, &[("received", 5), ("reserved", 2), ("shipped", -2)]).await;
+    books_balance(&cluster, &client, &account, &no, 9_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,6 +145,8 @@ async fn calling_off_gives_back_units_and_money() {
         ],
     )
     .await;
+    books_balance(&cluster, &client, &account, &paid, 0).await;
+    books_balance(&cluster, &client, &account, &text(&held, "order_no"), 900).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -319,6 +323,19 @@ async fn the_feed_tells_everything_once_on_every_node_and_wakes_who_waits() {
     place(&client, 0, &account, &[(&sku, 1)]).await;
     let woken = waiter.await.expect("a waiter").expect(200);
     assert!(!woken["data"].as_array().expect("data").is_empty(), "woken with nothing: {woken}");
+}
+
+/// The trial balance from the feed of each node is zero at every event, and its wallet and order are what the API shows.
+async fn books_balance(cluster: &Cluster, client: &Client, account: &str, order_no: &str, earned: i128) {
+    let status = cluster.status_of(client, 1).await.expect("a status");
+    let until = status["applied_index"].as_u64().expect("an applied index");
+    for node in cluster.running() {
+        let books = Books::of_feed(&feed(client, node, 0, until).await);
+        let purse = books.purses[&(account.to_owned(), "CNY".to_owned())];
+        let (balance, held, _) = wallet(client, node, account).await;
+        assert_eq!((purse.balance, purse.held), (balance.into(), held.into()), "on node {node}");
+        assert_eq!(books.earned[&(order_no.to_owned(), "CNY".to_owned())], earned, "on node {node}");
+    }
 }
 
 /// Movements of a SKU, asked on each node: kinds and deltas as expected, figures that join, and the stock at the end.
