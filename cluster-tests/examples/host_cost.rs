@@ -40,12 +40,8 @@ impl Actor for Single {
 }
 
 fn sku(id: u128) -> Sku {
-    let terms = SkuTerms {
-        code: "bench".into(),
-        name: "bench".into(),
-        price: Money::new(100, Currency::CNY),
-        sellable: true,
-    };
+    let terms =
+        SkuTerms { code: "bench".into(), name: "bench".into(), price: Money::new(100, Currency::CNY), sellable: true };
     let mut state = None;
     let id = SkuId(Uid(id));
     let at = At { index: 1, time_ms: 1 };

@@ -180,7 +180,11 @@ impl Crowd {
     pub async fn wait_accepted(&self, more: usize, patience: Duration) {
         let (goal, deadline) = (self.accepted() + more, Instant::now() + patience);
         while self.accepted() < goal {
-            assert!(Instant::now() < deadline, "only {} of {goal} orders accepted within {patience:?}", self.accepted());
+            assert!(
+                Instant::now() < deadline,
+                "only {} of {goal} orders accepted within {patience:?}",
+                self.accepted()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

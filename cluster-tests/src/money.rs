@@ -81,7 +81,8 @@ impl Books {
             *earned += earn;
             assert!(*earned >= 0, "refunded beyond what was paid: {change}");
         }
-        let here: i128 = self.purses.iter().filter(|((_, of), _)| *of == currency).map(|(_, purse)| purse.balance).sum();
+        let here: i128 =
+            self.purses.iter().filter(|((_, of), _)| *of == currency).map(|(_, purse)| purse.balance).sum();
         let there: i128 = self.earned.iter().filter(|((_, of), _)| *of == currency).map(|(_, minor)| *minor).sum();
         let funded = self.funded.get(&currency).copied().unwrap_or_default();
         assert_eq!(here + there, funded, "money appeared or vanished by {change}");

@@ -53,26 +53,66 @@ fn bad_orders(account: &str, sku: &str) -> Vec<Bad> {
         bad("100,000 brackets", "/orders", nested, 400, MALFORMED),
         bad("a NUL", "/orders", "\0", 400, &["MALFORMED_JSON"]),
         bad("an unknown field", "/orders", with(of(json!(1)), "user_idd", json!(1)), 400, &["UNKNOWN_FIELD"]),
-        bad("a field twice", "/orders", format!(r#"{{"user_id":"{account}","user_id":"{account}","items":[]}}"#), 400, MALFORMED),
+        bad(
+            "a field twice",
+            "/orders",
+            format!(r#"{{"user_id":"{account}","user_id":"{account}","items":[]}}"#),
+            400,
+            MALFORMED,
+        ),
         bad("no items", "/orders", json!({"user_id": account, "items": []}), 400, INVALID),
         bad("no account", "/orders", json!({"items": [{"sku_id": sku, "quantity": 1}]}), 400, INVALID),
         bad("negative quantity", "/orders", of(json!(-1)), 400, INVALID),
         bad("zero quantity", "/orders", of(json!(0)), 400, INVALID),
         bad("huge quantity", "/orders", of(json!(u64::MAX)), 400, INVALID),
-        bad("quantity past 64 bits", "/orders", of(json!(0)).to_string().replace(":0", ":99999999999999999999999"), 400, MALFORMED),
+        bad(
+            "quantity past 64 bits",
+            "/orders",
+            of(json!(0)).to_string().replace(":0", ":99999999999999999999999"),
+            400,
+            MALFORMED,
+        ),
         bad("half a unit", "/orders", of(json!(0.5)), 400, INVALID),
         bad("a whole number as a float", "/orders", of(json!(1.0)), 400, INVALID),
         bad("quantity as text", "/orders", of(json!("1")), 400, MALFORMED),
         bad("10,000 lines", "/orders", lines(10_000), 400, INVALID),
         bad("an id of another kind", "/orders", order_body(sku, &[(sku, 1)]), 400, INVALID),
         bad("an id that is none", "/orders", order_body(account, &[("sku_1' OR 1=1", 1)]), 400, INVALID),
-        bad("unknown SKU", "/orders", order_body(account, &[("sku_00000000000000000000000001", 1)]), 404, &["NOT_FOUND"]),
-        bad("unknown account", "/orders", order_body("acc_00000000000000000000000001", &[(sku, 1)]), 404, &["NOT_FOUND"]),
+        bad(
+            "unknown SKU",
+            "/orders",
+            order_body(account, &[("sku_00000000000000000000000001", 1)]),
+            404,
+            &["NOT_FOUND"],
+        ),
+        bad(
+            "unknown account",
+            "/orders",
+            order_body("acc_00000000000000000000000001", &[(sku, 1)]),
+            404,
+            &["NOT_FOUND"],
+        ),
         bad("overlong note", "/orders", with(of(json!(1)), "note", json!("n".repeat(100_000))), 400, INVALID),
         bad("control characters", "/orders", with(of(json!(1)), "note", json!("\u{0}\u{7}")), 400, INVALID),
-        bad("duplicates beyond the limit", "/orders", with(lines(1), "items", json!([
-            {"sku_id": sku, "quantity": 1_000_000}, {"sku_id": sku, "quantity": 1_000_000}])), 400, INVALID),
-        bad("coupons by the thousand", "/orders", with(of(json!(1)), "coupon_codes", json!(vec!["C"; 1_000])), 400, INVALID),
+        bad(
+            "duplicates beyond the limit",
+            "/orders",
+            with(
+                lines(1),
+                "items",
+                json!([
+            {"sku_id": sku, "quantity": 1_000_000}, {"sku_id": sku, "quantity": 1_000_000}]),
+            ),
+            400,
+            INVALID,
+        ),
+        bad(
+            "coupons by the thousand",
+            "/orders",
+            with(of(json!(1)), "coupon_codes", json!(vec!["C"; 1_000])),
+            400,
+            INVALID,
+        ),
         bad("unknown coupon", "/orders", with(of(json!(1)), "coupon_codes", json!(["NOPE"])), 409, &["COUPON_INVALID"]),
         bad("unknown provider", "/orders", with(of(json!(1)), "payment_provider", json!("barter")), 400, INVALID),
         bad("101 orders", "/orders/batch", json!({"orders": vec![of(json!(1)); 101]}), 400, INVALID),
@@ -86,27 +126,81 @@ fn bad_others(account: &str, sku: &str) -> Vec<Bad> {
     let dollars = json!({"amount": 1, "currency": "USD"});
     vec![
         bad("negative price", "/skus", new_sku(json!("B1"), json!("b"), money(-1)), 400, INVALID),
-        bad("price as a float", "/skus", new_sku(json!("B2"), json!("b"), json!({"amount": 1.5, "currency": "CNY"})), 400, INVALID),
+        bad(
+            "price as a float",
+            "/skus",
+            new_sku(json!("B2"), json!("b"), json!({"amount": 1.5, "currency": "CNY"})),
+            400,
+            INVALID,
+        ),
         bad("price past all limits", "/skus", new_sku(json!("B3"), json!("b"), money(i64::MAX)), 400, INVALID),
         bad("no currency", "/skus", new_sku(json!("B4"), json!("b"), json!({"amount": 1})), 400, INVALID),
-        bad("no such currency", "/skus", new_sku(json!("B5"), json!("b"), json!({"amount": 1, "currency": "yuan"})), 400, INVALID),
+        bad(
+            "no such currency",
+            "/skus",
+            new_sku(json!("B5"), json!("b"), json!({"amount": 1, "currency": "yuan"})),
+            400,
+            INVALID,
+        ),
         bad("empty code", "/skus", new_sku(json!(""), json!("b"), money(1)), 400, INVALID),
         bad("overlong code", "/skus", new_sku(json!("c".repeat(65)), json!("b"), money(1)), 400, INVALID),
         bad("overlong name", "/skus", new_sku(json!("B6"), json!("名".repeat(201)), money(1)), 400, INVALID),
         bad("code in use", "/skus", new_sku(json!("BAD-INPUT"), json!("b"), money(1)), 409, &["DUPLICATE_EXTERNAL_ID"]),
-        bad("a receipt of less than nothing", "/stock/receive", json!({"lines": [{"sku_id": sku, "quantity": -5}], "reason": "r"}), 400, INVALID),
+        bad(
+            "a receipt of less than nothing",
+            "/stock/receive",
+            json!({"lines": [{"sku_id": sku, "quantity": -5}], "reason": "r"}),
+            400,
+            INVALID,
+        ),
         bad("a receipt of nothing", "/stock/receive", json!({"lines": [], "reason": "r"}), 400, INVALID),
-        bad("half a receipt", "/stock/receive", json!({"lines": [{"sku_id": sku, "quantity": 5},
-            {"sku_id": "sku_00000000000000000000000001", "quantity": 5}], "reason": "r"}), 404, &["NOT_FOUND"]),
+        bad(
+            "half a receipt",
+            "/stock/receive",
+            json!({"lines": [{"sku_id": sku, "quantity": 5},
+            {"sku_id": "sku_00000000000000000000000001", "quantity": 5}], "reason": "r"}),
+            404,
+            &["NOT_FOUND"],
+        ),
         bad("no correction", "/stock/adjust", json!({"sku_id": sku, "delta": 0, "reason": "r"}), 400, INVALID),
-        bad("a correction below nothing", "/stock/adjust", json!({"sku_id": sku, "delta": -1_000_000, "reason": "r"}), 409, &["INVENTORY_SHORTAGE"]),
-        bad("a correction past 64 bits", "/stock/adjust", json!({"sku_id": sku, "delta": i64::MIN, "reason": "r"}), 400, INVALID),
-        bad("overlong reason", "/stock/adjust", json!({"sku_id": sku, "delta": 1, "reason": "r".repeat(501)}), 400, INVALID),
+        bad(
+            "a correction below nothing",
+            "/stock/adjust",
+            json!({"sku_id": sku, "delta": -1_000_000, "reason": "r"}),
+            409,
+            &["INVENTORY_SHORTAGE"],
+        ),
+        bad(
+            "a correction past 64 bits",
+            "/stock/adjust",
+            json!({"sku_id": sku, "delta": i64::MIN, "reason": "r"}),
+            400,
+            INVALID,
+        ),
+        bad(
+            "overlong reason",
+            "/stock/adjust",
+            json!({"sku_id": sku, "delta": 1, "reason": "r".repeat(501)}),
+            400,
+            INVALID,
+        ),
         bad("a house of cards", "/accounts", json!({"name": "x", "kind": "cards"}), 400, INVALID),
         bad("a name of blanks", "/accounts", json!({"name": "   ", "kind": "customer"}), 400, INVALID),
         bad("nothing to the wallet", &wallet, json!({"amount": money(0), "reason": "r"}), 400, INVALID),
-        bad("more than the wallet holds", &wallet, json!({"amount": money(-1), "reason": "r"}), 409, &["INSUFFICIENT_BALANCE"]),
-        bad("dollars never put in", &wallet, json!({"amount": with(dollars, "amount", json!(-1)), "reason": "r"}), 409, &["INSUFFICIENT_BALANCE"]),
+        bad(
+            "more than the wallet holds",
+            &wallet,
+            json!({"amount": money(-1), "reason": "r"}),
+            409,
+            &["INSUFFICIENT_BALANCE"],
+        ),
+        bad(
+            "dollars never put in",
+            &wallet,
+            json!({"amount": with(dollars, "amount", json!(-1)), "reason": "r"}),
+            409,
+            &["INSUFFICIENT_BALANCE"],
+        ),
     ]
 }
 
@@ -201,7 +295,10 @@ async fn bad_requests_around_the_body_are_refused() {
         (Call::post("/orders", order.clone()).auth(Auth::Admin), 403, "FORBIDDEN"),
         (Call::new(Method::POST, "/orders").header("idempotency-key", "k").bytes("{}"), 415, "UNSUPPORTED_MEDIA"),
         (
-            Call::new(Method::POST, "/orders").header("idempotency-key", "k").header("content-type", "text/xml").bytes("<o/>"),
+            Call::new(Method::POST, "/orders")
+                .header("idempotency-key", "k")
+                .header("content-type", "text/xml")
+                .bytes("<o/>"),
             415,
             "UNSUPPORTED_MEDIA",
         ),
@@ -237,7 +334,10 @@ async fn odd_bytes_on_the_http_port_are_refused() {
         ("a path of 200,000 bytes", long_path.into_bytes()),
         ("20,000 headers", many_headers.into_bytes()),
         ("two lengths", format!("{head}content-length: 5\r\ncontent-length: 6\r\n\r\n{{}}").into_bytes()),
-        ("a length and chunks", format!("{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").into_bytes()),
+        (
+            "a length and chunks",
+            format!("{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").into_bytes(),
+        ),
         ("a negative length", format!("{head}content-length: -1\r\n\r\n").into_bytes()),
         ("a length past 64 bits", format!("{head}content-length: 99999999999999999999\r\n\r\n").into_bytes()),
         ("a chunk past 64 bits", format!("{head}transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n").into_bytes()),
@@ -405,7 +505,9 @@ async fn a_node_of_another_cluster_is_refused() {
     let sku = stocked_sku(&client, "OURS", 100, 10).await.id;
     let leader = ours.wait_ready().await;
     let term = term_of(&ours, &client).await;
-    for (section, key, value) in [("cluster", "name", "theirs"), ("cluster", "lineage", "0123456789abcdef0123456789abcdef")] {
+    for (section, key, value) in
+        [("cluster", "name", "theirs"), ("cluster", "lineage", "0123456789abcdef0123456789abcdef")]
+    {
         // A foreign node with the right secret and the id of one of ours, told that ours are its peers.
         let foreign = Cluster::prepare(binary, 1, Overrides::none());
         let config = std::fs::read_to_string(ours.config_path(1)).expect("a configuration");

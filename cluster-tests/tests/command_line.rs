@@ -51,7 +51,8 @@ impl Dev {
         let mut line = String::new();
         let out = child.stdout.take().expect("its output");
         BufReader::new(out).read_line(&mut line).expect("a line");
-        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("not one line of JSON: {error}: {line:?}"));
+        let ready =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("not one line of JSON: {error}: {line:?}"));
         Dev { child, ready }
     }
 
@@ -148,7 +149,16 @@ async fn the_files_of_init_start_a_cluster() {
     let (http, peer) = (ports_in_a_row(3), ports_in_a_row(3));
     let init = |dir: &Path| {
         Command::new(BINARY)
-            .args(["init", "--nodes", "3", "--json", "--http-port", &http.to_string(), "--peer-port", &peer.to_string()])
+            .args([
+                "init",
+                "--nodes",
+                "3",
+                "--json",
+                "--http-port",
+                &http.to_string(),
+                "--peer-port",
+                &peer.to_string(),
+            ])
             .arg("--dir")
             .arg(dir)
             .output()
@@ -156,8 +166,11 @@ async fn the_files_of_init_start_a_cluster() {
     };
     let first = init(&files);
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
-    let configs: Vec<String> = (1..=3).map(|id| std::fs::read_to_string(files.join(format!("n{id}.toml"))).expect("a file")).collect();
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(files.join("n1.toml")).expect("a file").permissions());
+    let configs: Vec<String> =
+        (1..=3).map(|id| std::fs::read_to_string(files.join(format!("n{id}.toml"))).expect("a file")).collect();
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(files.join("n1.toml")).expect("a file").permissions(),
+    );
     assert_eq!(mode & 0o077, 0, "secrets that others may read");
     // What is there already may be the only copy of a cluster's secrets.
     assert!(!init(&files).status.success(), "a second init overwrote the files");
@@ -217,7 +230,12 @@ async fn the_command_line_looks_at_and_moves_a_cluster() {
     let follower = cluster.follower().await;
     let run = |node: u64, words: &[&str]| {
         let mut command = Command::new(BINARY);
-        command.args(words).args(["--endpoints", &cluster.http(node), "--admin-key", agora_cluster_tests::config::ADMIN_KEY]);
+        command.args(words).args([
+            "--endpoints",
+            &cluster.http(node),
+            "--admin-key",
+            agora_cluster_tests::config::ADMIN_KEY,
+        ]);
         let output = command.output().expect("agora");
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -226,7 +244,8 @@ async fn the_command_line_looks_at_and_moves_a_cluster() {
     for node in 1..=3 {
         let status = json(&run(node, &["cluster", "status", "--json"]));
         assert_eq!(status["leader"].as_u64(), Some(leader));
-        let ids: Vec<u64> = status["members"].as_array().expect("members").iter().filter_map(|member| member["id"].as_u64()).collect();
+        let ids: Vec<u64> =
+            status["members"].as_array().expect("members").iter().filter_map(|member| member["id"].as_u64()).collect();
         assert_eq!(ids, [1, 2, 3]);
         for member in status["members"].as_array().expect("members") {
             for field in ["role", "term", "applied_index", "version"] {
@@ -250,7 +269,14 @@ async fn the_command_line_looks_at_and_moves_a_cluster() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let wrong = Command::new(BINARY)
-        .args(["cluster", "status", "--endpoints", &cluster.http(1), "--admin-key", "wrong-wrong-wrong-wrong-wrong-wrong"])
+        .args([
+            "cluster",
+            "status",
+            "--endpoints",
+            &cluster.http(1),
+            "--admin-key",
+            "wrong-wrong-wrong-wrong-wrong-wrong",
+        ])
         .output()
         .expect("agora");
     assert!(!wrong.status.success(), "a wrong key is no success");

@@ -155,7 +155,8 @@ async fn bounded_reads_keep_their_bound_and_local_ones_do_not_go_back() {
                 assert!(seen <= units, "node {node} shows units that were never received");
                 last[node as usize] = seen;
             }
-            let bounded = client.ask(node, &Call::get(&path).consistency("bounded").header("max-staleness", "250ms")).await;
+            let bounded =
+                client.ask(node, &Call::get(&path).consistency("bounded").header("max-staleness", "250ms")).await;
             match bounded.status {
                 200 => assert!(header_number(&bounded, "x-staleness-ms") <= 250, "{:?}", bounded.headers),
                 _ => drop(bounded.expect_problem(503, "STALE_READ")),
@@ -165,7 +166,8 @@ async fn bounded_reads_keep_their_bound_and_local_ones_do_not_go_back() {
     // Old rows satisfy no bound: wait longer than the bound after the last write, and it must be there.
     tokio::time::sleep(Duration::from_millis(700)).await;
     for node in 1..=3 {
-        let body = answered(&client, node, &Call::get(&path).consistency("bounded").header("max-staleness", "500ms")).await;
+        let body =
+            answered(&client, node, &Call::get(&path).consistency("bounded").header("max-staleness", "500ms")).await;
         assert_eq!(number(&body.json(), "on_hand"), scaled(30, 300), "node {node} passed old rows within a bound");
     }
 }

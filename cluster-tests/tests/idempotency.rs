@@ -119,7 +119,8 @@ async fn every_write_wants_a_key_of_good_form() {
     let client = cluster.client();
     let sku = stocked_sku(&client, "KEYS", 100, 10).await.id;
     let account = create_account(&client, "keyless").await;
-    let order = text(&settled(&client, 0, &Call::post("/orders", order_body(&account, &[(&sku, 1)]))).await.json(), "id");
+    let order =
+        text(&settled(&client, 0, &Call::post("/orders", order_body(&account, &[(&sku, 1)]))).await.json(), "id");
     let skus_before = list(&client, 1, "/skus", "linearizable").await.len();
     let writes: Vec<(&str, String, Value)> = vec![
         ("POST", "/skus".into(), json!({"sku_code": "NEVER", "name": "never", "price": money(1)})),
@@ -199,7 +200,8 @@ async fn a_key_outlives_the_leader() {
     let (first_yes, first_no) = (settled(&client, 0, &yes).await, settled(&client, 1, &no).await);
     let order_no = text(&first_yes.expect(201), "order_no");
     first_no.expect_problem(409, "INVENTORY_SHORTAGE");
-    let cancel = Call::post_with_key(&format!("/orders/{order_no}/cancel"), &pay_key, json!({"reason": "changed mind"}));
+    let cancel =
+        Call::post_with_key(&format!("/orders/{order_no}/cancel"), &pay_key, json!({"reason": "changed mind"}));
     let first_cancel = settled(&client, 2, &cancel).await;
     assert_eq!(first_cancel.expect(200)["status"], "CANCELLED");
 
@@ -207,7 +209,8 @@ async fn a_key_outlives_the_leader() {
         let leader = cluster.wait_ready().await;
         cluster.kill(leader);
         let asked = Instant::now();
-        for (turn, (call, first)) in [(&yes, &first_yes), (&no, &first_no), (&cancel, &first_cancel)].iter().enumerate() {
+        for (turn, (call, first)) in [(&yes, &first_yes), (&no, &first_no), (&cancel, &first_cancel)].iter().enumerate()
+        {
             let again = settled(&client, turn, call).await;
             assert_eq!((again.status, &again.body), (first.status, &first.body), "after the death of leader {leader}");
             assert!(again.replayed(), "it took effect again after the death of leader {leader}");

@@ -15,8 +15,8 @@ use agora_cluster_tests::{
     config::Overrides,
     money::Books,
     shop::{
-        act, create_account, create_sku, fund, list, money, number, order_body, place, read, receive, stock, stocked_sku,
-        text,
+        act, create_account, create_sku, fund, list, money, number, order_body, place, read, receive, stock,
+        stocked_sku, text,
     },
 };
 use serde_json::{Value, json};
@@ -79,7 +79,8 @@ async fn from_the_shelf_to_the_door() {
 
     let at = stock(&client, 3, &sku, "linearizable").await;
     assert_eq!((at.on_hand, at.reserved), (5, 2));
-    let shipped = settled(&client, 0, &act(&no, "ship", json!({"carrier": "SF", "tracking_no": "123"}))).await.expect(200);
+    let shipped =
+        settled(&client, 0, &act(&no, "ship", json!({"carrier": "SF", "tracking_no": "123"}))).await.expect(200);
     assert_eq!(shipped["status"], "SHIPPED");
     let at = stock(&client, 3, &sku, "linearizable").await;
     assert_eq!((at.on_hand, at.reserved, at.available), (3, 0, 3));
@@ -90,9 +91,15 @@ async fn from_the_shelf_to_the_door() {
     // The same order on each node, with its whole history.
     for node in 1..=3 {
         let seen = read(&client, node, &Call::get(&format!("/orders/{no}"))).await;
-        let history: Vec<&str> = seen["history"].as_array().expect("a history").iter().map(|step| step["status"].as_str().expect("a status")).collect();
+        let history: Vec<&str> = seen["history"]
+            .as_array()
+            .expect("a history")
+            .iter()
+            .map(|step| step["status"].as_str().expect("a status"))
+            .collect();
         assert_eq!(history, ["CREATED", "PAID", "SHIPPED", "COMPLETED"], "on node {node}");
-        let by_status = list(&client, node, &format!("/orders?user_id={account}&status=COMPLETED"), "linearizable").await;
+        let by_status =
+            list(&client, node, &format!("/orders?user_id={account}&status=COMPLETED"), "linearizable").await;
         assert_eq!(by_status.len(), 1);
         let none = list(&client, node, &format!("/orders?user_id={account}&status=CREATED"), "linearizable").await;
         assert!(none.is_empty(), "a completed order is listed as created");
@@ -133,14 +140,21 @@ async fn calling_off_gives_back_units_and_money() {
     let held = client.must(0, &Call::post("/orders", held), 201).await;
     assert_eq!(wallet(&client, 2, &account).await, (1_000, 900, 100));
     let other = text(&place(&client, 0, &account, &[(&sku, 1)]).await, "order_no");
-    settled(&client, 0, &act(&other, "pay", json!({"provider": "balance"}))).await.expect_problem(409, "INSUFFICIENT_BALANCE");
+    settled(&client, 0, &act(&other, "pay", json!({"provider": "balance"})))
+        .await
+        .expect_problem(409, "INSUFFICIENT_BALANCE");
     settled(&client, 1, &act(&text(&held, "order_no"), "pay", json!({"provider": "balance"}))).await.expect(200);
     assert_eq!(wallet(&client, 2, &account).await, (100, 0, 100));
     movements_agree(
         &client,
         &sku,
         &[
-            ("received", 10), ("reserved", 4), ("released", -4), ("reserved", 3), ("released", -3), ("reserved", 3),
+            ("received", 10),
+            ("reserved", 4),
+            ("released", -4),
+            ("reserved", 3),
+            ("released", -3),
+            ("reserved", 3),
             ("reserved", 1),
         ],
     )
@@ -158,7 +172,8 @@ async fn one_of_two_who_saw_the_same_price_changes_it() {
     let path = format!("/skus/{sku}");
     let before = client.ask(2, &Call::get(&path)).await;
     assert_eq!(before.header("etag"), Some("\"v1\""));
-    let bare = Call::new(http::Method::PATCH, &path).header("idempotency-key", "bare").json(&json!({"price": money(1)}));
+    let bare =
+        Call::new(http::Method::PATCH, &path).header("idempotency-key", "bare").json(&json!({"price": money(1)}));
     client.ask(1, &bare).await.expect_problem(428, "PRECONDITION_REQUIRED");
     for round in 1..=5_u64 {
         let wishes: Vec<_> = (0..6_u64)
@@ -202,15 +217,23 @@ async fn items_of_a_batch_are_decided_one_by_one() {
     let call = Call::post("/orders/batch", json!({"orders": orders}));
     let first = settled(&client, 0, &call).await;
     let body = first.expect(200);
-    let statuses: Vec<u64> = body["results"].as_array().expect("results").iter().map(|item| number(item, "status")).collect();
+    let statuses: Vec<u64> =
+        body["results"].as_array().expect("results").iter().map(|item| number(item, "status")).collect();
     assert_eq!(statuses, [201, 409, 201, 409], "a refused item takes nothing: {body}");
     let at = stock(&client, 2, &sku, "linearizable").await;
     assert_eq!((at.reserved, at.available), (5, 0));
     let again = settled(&client, 1, &call).await;
     assert_eq!((again.status, &again.body, again.replayed()), (200, &first.body, true));
     let index = number(&body, "log_index");
-    let told: Vec<Value> = feed(&client, 3, index - 1, index).await.into_iter().filter(|change| change.to_string().contains(&sku)).collect();
-    assert!(!told.is_empty() && told.iter().all(|change| number(change, "index") == index), "a batch in several entries");
+    let told: Vec<Value> = feed(&client, 3, index - 1, index)
+        .await
+        .into_iter()
+        .filter(|change| change.to_string().contains(&sku))
+        .collect();
+    assert!(
+        !told.is_empty() && told.iter().all(|change| number(change, "index") == index),
+        "a batch in several entries"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,7 +286,9 @@ async fn an_unpaid_order_expires_once_though_leaders_die() {
         assert_eq!(last["cause"], "EXPIRED", "{order}");
         assert_eq!(order["history"].as_array().map(Vec::len), Some(2), "expired more than once: {order}");
         assert!(last["time"].as_str() >= order["expire_time"].as_str(), "expired before its time: {order}");
-        settled(&client, 0, &act(no, "pay", json!({"provider": "balance"}))).await.expect_problem(409, "INVALID_TRANSITION");
+        settled(&client, 0, &act(no, "pay", json!({"provider": "balance"})))
+            .await
+            .expect_problem(409, "INVALID_TRANSITION");
     }
     for no in &paid {
         let order = read(&client, 3, &Call::get(&format!("/orders/{no}"))).await;
@@ -313,7 +338,8 @@ async fn the_feed_tells_everything_once_on_every_node_and_wakes_who_waits() {
     assert_eq!(told.values().sum::<usize>(), 32, "32 orders for one unit each: {told:?}");
 
     // Who waits at the end is woken by the next change, long before the wait is over.
-    let head = number(&read(&client, 2, &Call::get("/changes?after=0&limit=1").consistency("local")).await, "head_index");
+    let head =
+        number(&read(&client, 2, &Call::get("/changes?after=0&limit=1").consistency("local")).await, "head_index");
     let waiter = {
         let client = client.clone();
         let call = Call::get(&format!("/changes?after={}&wait=30s", head.max(last))).timeout(Duration::from_secs(60));
@@ -356,7 +382,10 @@ async fn movements_agree(client: &Client, sku: &str, expected: &[(&str, i64)]) {
         for row in &rows {
             let (pre, post) = (&row["pre"], &row["post"]);
             let delta = row["delta"].as_i64().expect("a delta");
-            let moved = |field: &str| post[field].as_i64().unwrap_or_else(|| panic!("no {field} in {row}")) - pre[field].as_i64().expect("a figure");
+            let moved = |field: &str| {
+                post[field].as_i64().unwrap_or_else(|| panic!("no {field} in {row}"))
+                    - pre[field].as_i64().expect("a figure")
+            };
             assert!(moved("on_hand") == delta || moved("reserved") == delta, "pre, post and delta disagree: {row}");
         }
         for pair in rows.windows(2) {

@@ -74,7 +74,8 @@ async fn far_more_skus_are_sold_than_fit_in_memory() {
                         if at >= ids.len() / 5 {
                             return;
                         }
-                        let items: Vec<(&str, u64)> = (0..5).map(|row| (ids[at + row * (ids.len() / 5)].as_str(), 1)).collect();
+                        let items: Vec<(&str, u64)> =
+                            (0..5).map(|row| (ids[at + row * (ids.len() / 5)].as_str(), 1)).collect();
                         client.must(hand, &Call::post("/orders", order_body(&account, &items)), 201).await;
                     }
                 })
@@ -102,12 +103,18 @@ async fn far_more_skus_are_sold_than_fit_in_memory() {
     }
     // What was sold out twice over is sold out for good.
     place(&client, 0, &account, &[(&ids[0], 1)]).await;
-    let more = client.settle(1, &Call::post("/orders", order_body(&account, &[(&ids[0], 1)])), std::time::Duration::from_secs(30)).await;
+    let more = client
+        .settle(1, &Call::post("/orders", order_body(&account, &[(&ids[0], 1)])), std::time::Duration::from_secs(30))
+        .await;
     more.answer().expect_problem(409, "INVENTORY_SHORTAGE");
     receive(&client, &ids[0], 1).await;
     let page = read(&client, 2, &Call::get("/skus?limit=200").consistency("linearizable")).await;
     assert_eq!(page["data"].as_array().map(Vec::len), Some(200));
     for node in cluster.running() {
-        println!("node {node}: resident {} KiB, at most {} KiB", cluster.memory_kib(node).0, cluster.memory_kib(node).1);
+        println!(
+            "node {node}: resident {} KiB, at most {} KiB",
+            cluster.memory_kib(node).0,
+            cluster.memory_kib(node).1
+        );
     }
 }

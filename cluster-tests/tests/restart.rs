@@ -11,7 +11,7 @@ use std::{
 };
 
 use agora_cluster_tests::{
-    check::{equal_feeds, fold_feed, feed, wait_equal_digests},
+    check::{equal_feeds, feed, fold_feed, wait_equal_digests},
     client::{Call, Client, Verdict},
     cluster::{Cluster, SETTLE_TIMEOUT},
     config::Overrides,
@@ -64,7 +64,8 @@ async fn everything_acknowledged_survives_the_death_of_all() {
         let left = stock(&client, node, &sku, "linearizable").await;
         assert_eq!((left.on_hand, left.reserved), (UNITS, numbers.len() as u64), "as node {node} sees it");
     }
-    let listed: BTreeSet<String> = orders_of(&client, 2, &account).await.iter().map(|order| text(order, "order_no")).collect();
+    let listed: BTreeSet<String> =
+        orders_of(&client, 2, &account).await.iter().map(|order| text(order, "order_no")).collect();
     assert_eq!(listed, numbers);
     for (turn, order) in told.accepted().enumerate().step_by(scaled(7, 1)) {
         let call = Call::post_with_key("/orders", &order.key, order_body(&account, &[(&sku, 1)]));
@@ -172,7 +173,11 @@ async fn lost_or_damaged_rows_are_rebuilt_and_never_served() {
             cluster.assert_running();
             let local = client.send(victim, &Call::get(&format!("/skus/{sku}/stock")).consistency("local")).await;
             if let agora_cluster_tests::client::Reply::Answer(answer) = local {
-                assert!(![404, 500].contains(&answer.status), "{what}: served from rows it cannot account for: {}", answer.text());
+                assert!(
+                    ![404, 500].contains(&answer.status),
+                    "{what}: served from rows it cannot account for: {}",
+                    answer.text()
+                );
                 if answer.status == 200 {
                     break;
                 }
@@ -342,7 +347,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a directory") {
         let path = entry.expect("an entry").path();
         let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() { copy(&path, &target) } else { let _ = fs::copy(&path, target).expect("copied"); }
+        if path.is_dir() {
+            copy(&path, &target)
+        } else {
+            let _ = fs::copy(&path, target).expect("copied");
+        }
     }
 }
 

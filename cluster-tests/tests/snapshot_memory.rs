@@ -24,7 +24,8 @@ const PEAK_KIB_MAX: u64 = 256 << 10;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_of_many_rows_needs_little_memory() {
     let rows = scaled(40_000, 1_000_000);
-    let overrides = Overrides::none().set("raft", "snapshot_log_bytes", 256 << 10).set("raft", "log_bytes_max", 2 << 20);
+    let overrides =
+        Overrides::none().set("raft", "snapshot_log_bytes", 256 << 10).set("raft", "log_bytes_max", 2 << 20);
     let cluster = Cluster::start(BINARY, 3, overrides).await;
     let client = cluster.client();
     let sku = stocked_sku(&client, "ROWS", 100, 1_000_000).await.id;

@@ -132,8 +132,25 @@ fn imports_point_one_way() {
 #[test]
 fn domain_and_apply_are_pure() {
     let forbidden = [
-        "std::time", "std::net", "std::fs", "std::env", "std::process", "std::thread", "SystemTime", "Instant", "tokio",
-        "rand", "getrandom", "async", "await", "HashMap", "HashSet", "RandomState", "thread_local", "f32", "f64",
+        "std::time",
+        "std::net",
+        "std::fs",
+        "std::env",
+        "std::process",
+        "std::thread",
+        "SystemTime",
+        "Instant",
+        "tokio",
+        "rand",
+        "getrandom",
+        "async",
+        "await",
+        "HashMap",
+        "HashSet",
+        "RandomState",
+        "thread_local",
+        "f32",
+        "f64",
     ];
     for folder in ["actors/domain", "actors/apply"] {
         for (path, text) in sources(folder) {
@@ -143,15 +160,15 @@ fn domain_and_apply_are_pure() {
             for word in forbidden {
                 // An import list may name a part on a line of its own: `use std::{collections::…, time::…}`.
                 let nested = word.strip_prefix("std::").is_some_and(|part| {
-                    code.split("use std::{").skip(1).any(|list| {
-                        names(list.split(';').next().unwrap_or_default(), part)
-                    })
+                    code.split("use std::{").skip(1).any(|list| names(list.split(';').next().unwrap_or_default(), part))
                 });
                 assert!(!names(&code, word) && !nested, "{} names {word}", path.display());
             }
         }
         let used = dependencies(&manifest(folder), "dependencies");
-        for impure in ["tokio", "ractor", "rand", "getrandom", "hyper", "axum", "openraft", "fjall", "redb", "uuid", "jiff"] {
+        for impure in
+            ["tokio", "ractor", "rand", "getrandom", "hyper", "axum", "openraft", "fjall", "redb", "uuid", "jiff"]
+        {
             assert!(!used.contains(impure), "{folder} uses {impure}");
         }
     }
@@ -196,7 +213,8 @@ fn no_type_of_the_consensus_engine_leaves_its_crate() {
         let module = module.trim_end_matches(".rs");
         assert!(!lib.contains(&format!("pub mod {module};")), "{} names openraft and is public", path.display());
     }
-    let exported: String = code(&lib).split("pub use ").skip(1).map(|list| list.split(';').next().unwrap_or("")).collect();
+    let exported: String =
+        code(&lib).split("pub use ").skip(1).map(|list| list.split(';').next().unwrap_or("")).collect();
     for word in ["openraft", "TypeConfig", "LogId", "StoredMembership", "Entry", "Vote", "TermId"] {
         assert!(!names(&exported, word), "raft exports {word}");
     }
@@ -222,7 +240,15 @@ fn no_file_grew_into_a_second_subject() {
 #[test]
 fn nothing_is_half_done_or_hidden() {
     // Put together here, so that this file does not find itself.
-    let words = [["to", "do!"], ["unimple", "mented!"], ["#[ig", "nore"], ["db", "g!("], ["debug_", "assert!("], ["debug_", "assert_"]].map(|part| part.concat());
+    let words = [
+        ["to", "do!"],
+        ["unimple", "mented!"],
+        ["#[ig", "nore"],
+        ["db", "g!("],
+        ["debug_", "assert!("],
+        ["debug_", "assert_"],
+    ]
+    .map(|part| part.concat());
     for (path, text) in all_sources() {
         for word in &words {
             assert!(!code(&text).contains(word.as_str()), "{} holds {word}", path.display());
