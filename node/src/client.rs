@@ -40,8 +40,6 @@ const ENDPOINTS_MAX: usize = 64;
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// Whether it is the answer to an earlier request with the same key.
-    pub replayed: bool,
     /// JSON, or the text as a JSON string; `Null` if empty.
     pub body: Value,
 }
@@ -63,11 +61,6 @@ impl Answer {
             text("detail").or_else(|| text("title")).or_else(|| self.body.as_str()).unwrap_or("no explanation");
         let trace = text("trace_id").map(|trace| format!(" (trace {trace})")).unwrap_or_default();
         format!("{}{code}: {detail}{trace}", self.status)
-    }
-
-    /// The machine-readable code of a problem.
-    pub fn code(&self) -> &str {
-        self.body.get("code").and_then(Value::as_str).unwrap_or("")
     }
 }
 
@@ -121,7 +114,7 @@ impl Client {
             open.connection = None;
             open.at = (open.at + 1) % self.endpoints.len();
             if Instant::now() + PAUSE >= deadline {
-                return answer;
+                return answer.with_context(|| format!("none of {} nodes answered", self.endpoints.len()));
             }
             sleep(PAUSE).await;
         }
@@ -173,13 +166,12 @@ impl Client {
             .await
             .with_context(|| format!("{endpoint}: no answer in time"))?
             .with_context(|| format!("{endpoint}: connection lost"))?;
-        let replayed = head.headers.get("Idempotent-Replayed").is_some_and(|value| value == "true");
         let body = match serde_json::from_slice(&body) {
             Ok(value) => value,
             Err(_) if body.is_empty() => Value::Null,
             Err(_) => Value::String(String::from_utf8_lossy(&body).into_owned()),
         };
-        Ok(Answer { status: head.status.as_u16(), replayed, body })
+        Ok(Answer { status: head.status.as_u16(), body })
     }
 }
 
@@ -251,7 +243,43 @@ fn from_config(config: &Config) -> Vec<Address> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    /// A node that answers every request on every connection with `status`, until it is dropped.
+    async fn node(status: &'static str) -> Address {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0_u8; 4096];
+                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 8\r\n\r\n{{\"a\": 1}}");
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn the_next_node_is_asked_after_a_retryable_answer_and_a_refused_connection() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string().parse().unwrap();
+        let endpoints = vec![gone, node("503 Service Unavailable").await, node("201 Created").await];
+        let client = Client::new(endpoints.clone(), Some("key"), Duration::from_secs(5)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(client.post("/x", "k", &Value::Null).await.unwrap()["a"], 1);
+        }
+        let client = Client::new(endpoints[..2].to_vec(), None, Duration::from_millis(300)).unwrap();
+        let failed = client.get("/x").await.unwrap_err().to_string();
+        assert!(failed.starts_with("503") || failed == "none of 2 nodes answered", "{failed}");
+    }
 
     #[test]
     fn endpoints_may_be_written_as_urls() {
@@ -282,7 +310,7 @@ mod tests {
     #[test]
     fn a_problem_becomes_one_line() {
         let body = serde_json::json!({"code": "WOULD_LOSE_QUORUM", "detail": "1 of 2 voters", "trace_id": "ab"});
-        let answer = Answer { status: 409, replayed: false, body };
+        let answer = Answer { status: 409, body };
         assert_eq!(answer.complaint(), "409 WOULD_LOSE_QUORUM: 1 of 2 voters (trace ab)");
         assert!(answer.success().is_err());
     }

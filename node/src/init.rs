@@ -181,7 +181,10 @@ pub fn run(args: &InitArgs) -> anyhow::Result<()> {
         let member = &draft.members[draft.node_id as usize - 1];
         println!("  {}   node {}, http {}, peers {}", path.display(), draft.node_id, member.http, member.peer);
     }
-    println!("\nstart each node on its host:\n  agora start --config {}", paths[0].display());
+    println!("\nstart each node{}:", if args.hosts.is_empty() { "" } else { " on its host" });
+    for path in &paths {
+        println!("  agora start --config {}", path.display());
+    }
     println!("then look:\n  agora cluster status --config {}", paths[0].display());
     Ok(())
 }

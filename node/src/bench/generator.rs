@@ -441,6 +441,53 @@ mod tests {
         assert!((19_500..20_500).contains(&lines), "{lines}");
     }
 
+    /// A node that breaks every tenth answer off in the middle and spreads the others over two packets.
+    async fn clumsy_node() -> Address {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut answered = 0;
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut buffer = [0_u8; 4096];
+                while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                    answered += 1;
+                    stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-le").await.unwrap();
+                    if answered % 10 == 0 {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                    stream.write_all(b"ngth: 2\r\n\r\n{}").await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_run_counts_answers_and_survives_broken_connections() {
+        let set = tokio::task::LocalSet::new();
+        let run = async {
+            let mut target = target(Distribution::Hot, 1);
+            target.endpoints = vec![clumsy_node().await];
+            let shared = Shared::new(target, 25);
+            shared.measure(true);
+            start(&shared, 1, 7);
+            while !shared.is_done() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            shared.tally(|tally| {
+                assert_eq!((tally.accepted, tally.errors, tally.latency.count()), (23, 2, 23));
+                assert!(
+                    tally
+                        .first_error
+                        .as_deref()
+                        .is_some_and(|error| error.ends_with("connection closed before the answer"))
+                );
+            });
+        };
+        timeout(Duration::from_secs(10), set.run_until(run)).await.unwrap();
+    }
+
     #[test]
     fn no_more_orders_are_taken_than_are_left() {
         let shared = Shared::new(target(Distribution::Hot, 50), 120);

@@ -27,11 +27,6 @@ impl Address {
         format!("{}:{port}", host.into()).parse()
     }
 
-    /// Host name, IPv4 address, or IPv6 address in brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
     /// From 1.
     pub fn port(&self) -> u16 {
         self.port

@@ -150,7 +150,7 @@ pub const KEYS: &[Key] = &[
     number(
         "http",
         "header_timeout_ms",
-        10_000,
+        30_000,
         100,
         HOUR_MS,
         "ms",
@@ -159,11 +159,11 @@ pub const KEYS: &[Key] = &[
     number(
         "http",
         "connections_max",
-        16_384,
+        12_000,
         16,
         1_000_000,
         "connections",
-        "Connections open at once; more wait until one closes.",
+        "Connections open at once; beyond it new ones are closed.",
     ),
     key("peer", "listen", Rule::TextGiven, "host:port to listen on."),
     key(
@@ -208,16 +208,17 @@ pub const KEYS: &[Key] = &[
         "entities",
         "SKUs, orders and accounts held in the leader's memory at once; the rest is loaded when asked for.",
     ),
-    number("shop", "hosts", 8, 1, 1_024, "actors", "Actors that share the live entities."),
+    number("shop", "hosts", 2, 1, 1_024, "actors", "Actors that share the live entities of one kind."),
     number(
         "shop",
         "admission_max",
-        16_384,
+        4_096,
         1,
         1_000_000,
         "requests",
-        "Requests being decided at once; beyond it the answer is 503 OVERLOADED.",
+        "Writes being decided or waiting for their outcome at once; beyond it the answer is 503 OVERLOADED.",
     ),
+    number("shop", "timer_tick_ms", 200, 10, 60_000, "ms", "How often the leader looks for orders whose time ran out."),
     number("raft", "heartbeat_ms", 100, 10, 60_000, "ms", "Interval of heartbeats."),
     number(
         "raft",

@@ -67,8 +67,6 @@ pub enum LogFormat {
 /// A valid configuration. Times are in milliseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file it came from.
-    pub path: PathBuf,
     /// This node's id, from 1.
     pub node_id: u64,
     /// Where everything is kept; already relative to the working directory, not to the file.
@@ -132,7 +130,9 @@ pub struct ShopSettings {
     /// Actors that share them.
     pub hosts: usize,
     /// Requests being decided at once.
-    pub admission_max: usize,
+    pub admission_max: u64,
+    /// How often timers are looked at.
+    pub timer_tick_ms: u64,
 }
 
 /// `[raft]`. Holds: heartbeat × 2 ≤ election_min < election_max, snapshot_log_bytes ≤ log_bytes_max.
@@ -176,6 +176,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// One line per problem.
+    #[cfg(test)]
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
@@ -261,7 +262,6 @@ fn validate(path: &Path, reader: &mut Reader<'_>, env: &dyn Fn(&str) -> Option<S
     let log_level = log_level(reader);
     let folder = path.parent().unwrap_or(Path::new(""));
     Some(Config {
-        path: path.to_owned(),
         node_id: node_id?,
         data_dir: folder.join(data_dir?),
         worker_threads: worker_threads?,
@@ -440,12 +440,14 @@ fn shop(reader: &mut Reader<'_>) -> Option<ShopSettings> {
     let order_ttl_ms = reader.number("shop", "order_ttl_ms");
     let live_entities_max = reader.size("shop", "live_entities_max");
     let hosts = reader.size("shop", "hosts");
-    let admission_max = reader.size("shop", "admission_max");
+    let admission_max = reader.number("shop", "admission_max");
+    let timer_tick_ms = reader.number("shop", "timer_tick_ms");
     Some(ShopSettings {
         order_ttl_ms: order_ttl_ms?,
         live_entities_max: live_entities_max?,
         hosts: hosts?,
         admission_max: admission_max?,
+        timer_tick_ms: timer_tick_ms?,
     })
 }
 
