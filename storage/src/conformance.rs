@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use proptest::prelude::*;
 
-use crate::{Batch, Disk, Error, FileDisk, Keyspace, MemDisk, OpenedRows, RowOptions, RowView, Rows, meta, scrub};
+use crate::{
+    Batch, Disk, Error, FileDisk, Keyspace, MemDisk, OpenedRows, RowOptions, RowView, Rows, meta, rows::Row, scrub,
+};
 
 /// Runs a case on both disks.
 #[track_caller]
@@ -274,6 +276,11 @@ fn an_ingest_ends_at_its_index() {
             (Keyspace::Outcomes(5), b"o".to_vec(), b"3".to_vec()),
         ])
         .unwrap();
+        let many = (0..5000u64).map(|n| {
+            let bucket = Keyspace::Outcomes(6 + (n / 2500) as u32);
+            (bucket, n.to_be_bytes().to_vec(), b"v".to_vec())
+        });
+        rows.ingest(many.collect()).unwrap();
         assert!(rows.commit(Batch::new(1)).is_err());
         rows.ingest_finish(40).unwrap();
         assert_eq!(rows.applied(), 40);
@@ -285,6 +292,7 @@ fn an_ingest_ends_at_its_index() {
         let view = rows.view().unwrap();
         assert_eq!(view.get(Keyspace::Entity, b"e").unwrap(), Some(vec![9; 6000]));
         assert_eq!(all(&*view, Keyspace::Outcomes(5)).len(), 2);
+        assert_eq!(all(&*view, Keyspace::Outcomes(7)).len(), 2500);
         assert_eq!(view.get(Keyspace::Meta, b"m").unwrap(), Some(b"1".to_vec()));
     });
 }

@@ -19,7 +19,7 @@ mod account;
 mod background;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     path::{Path, PathBuf},
     sync::{
@@ -232,7 +232,7 @@ impl FjallRows {
     /// The handles with the given buckets among them, made where they are missing.
     fn with_buckets(&self, buckets: impl Iterator<Item = u32>, version: u64) -> Result<(Arc<Keyspaces<Handle>>, bool)> {
         let current = self.handles.read().clone();
-        let missing: Vec<u32> = buckets.filter(|bucket| !current.outcomes.contains_key(bucket)).collect();
+        let missing: BTreeSet<u32> = buckets.filter(|bucket| !current.outcomes.contains_key(bucket)).collect();
         if missing.is_empty() {
             return Ok((current, false));
         }
