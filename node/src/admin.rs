@@ -117,8 +117,8 @@ fn status_text(status: &Value) -> String {
                 text(member, "http"),
                 text(member, "role"),
                 text(member, "term"),
-                text(member, "commit"),
-                text(member, "applied"),
+                text(member, "commit_index"),
+                text(member, "applied_index"),
                 text(member, "lag"),
                 text(member, "version"),
                 text(member, "health"),
@@ -184,8 +184,8 @@ mod tests {
     fn a_status_is_a_table_and_a_sum() {
         let member = |id: u64, role: &str, applied: Value, health: &str| {
             json!({
-                "id": id, "http": format!("10.0.0.{id}:8081"), "role": role, "term": 3, "commit": 120_331,
-                "applied": applied, "lag": 0, "version": "0.1.0", "health": health,
+                "id": id, "http": format!("10.0.0.{id}:8081"), "role": role, "term": 3, "commit_index": 120_331,
+                "applied_index": applied, "lag": 0, "version": "0.1.0", "health": health,
                 "digest": "0123456789abcdef0123456789abcdef",
             })
         };

@@ -52,7 +52,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => Ok(()),
     };
     if !args.json && stopped.is_ok() {
-        println!("\nstopping …");
+        say("\nstopping …");
     }
     fleet.stop().await;
     stopped
@@ -61,7 +61,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
 /// Waits for the cluster, announces it, and watches it until the caller has enough.
 async fn serve(args: &DevArgs, places: &[Place], config: &Config, dir: &Path, fleet: &mut Fleet) -> anyhow::Result<()> {
     if !args.json {
-        println!("starting {} nodes in {} …", places.len(), dir.display());
+        say(&format!("starting {} nodes in {} …", places.len(), dir.display()));
     }
     fleet.ready(places).await?;
     let endpoints = places.iter().map(|place| place.http.clone()).collect();
@@ -74,6 +74,11 @@ async fn serve(args: &DevArgs, places: &[Place], config: &Config, dir: &Path, fl
         let exited = fleet.next_exit().await;
         eprintln!("{}", farewell(&exited, places));
     }
+}
+
+/// A line of talk. Whoever has closed our output does not want to hear it, which is no reason to end.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// The shape of the cluster in the directory; a new one is written if there is none.
@@ -196,7 +201,7 @@ fn welcome(places: &[Place], pids: &[(u64, u32)], config: &Config, demo: &Demo) 
            -H 'Content-Type: application/json' \\\n  \
            -d '{{\"user_id\":\"{account}\",\"items\":[{{\"sku_id\":\"{sku}\",\"quantity\":2}}]}}'\n\n\
          # the orders of this customer, from a third node\n\
-         curl -s 'http://{last}/api/v2/orders?account={account}' -H 'Authorization: Bearer {key}'\n\n\
+         curl -s 'http://{last}/api/v2/orders?user_id={account}' -H 'Authorization: Bearer {key}'\n\n\
          # who leads; then kill the leader (kill -9 <pid>) and order again\n\
          {program} cluster status --config {config}\n",
         account = demo.account,

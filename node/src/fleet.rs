@@ -28,6 +28,8 @@ use crate::{
 
 /// Time a cluster has until every node is ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time one question has whether a node is ready; between two, it is looked whether the node still runs.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time a node has to shut down before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Size at which a log file is put aside when its node starts, in bytes. One old one is kept.
@@ -130,7 +132,7 @@ impl Fleet {
     pub async fn ready(&mut self, places: &[Place]) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
         for place in places {
-            let client = Client::new(vec![place.http.clone()], None, Duration::ZERO)?;
+            let client = Client::new(vec![place.http.clone()], None, PROBE_TIMEOUT)?;
             loop {
                 let last = match client.send(Method::GET, "/readyz", None, None).await {
                     Ok(answer) if answer.status == 200 => break,

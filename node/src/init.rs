@@ -19,7 +19,6 @@ use crate::{
 };
 
 /// What all nodes of a cluster share and nobody else knows.
-#[derive(Clone, Debug)]
 pub struct Secrets {
     /// Bearer key of the shop, `sk_live_…`.
     pub shop_key: String,
@@ -235,7 +234,7 @@ mod tests {
         assert_eq!(drafts[1].http_listen.to_string(), "0.0.0.0:8081");
         plan.hosts.pop();
         assert_eq!(
-            plan.drafts(&Secrets::fresh().unwrap()).unwrap_err().to_string(),
+            plan.drafts(&Secrets::fresh().unwrap()).err().unwrap().to_string(),
             "1 hosts for 2 nodes: name one host for each node"
         );
     }

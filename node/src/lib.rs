@@ -15,6 +15,7 @@ mod demo;
 mod dev;
 mod fleet;
 mod init;
+mod limits;
 mod logs;
 mod start;
 mod table;

@@ -13,7 +13,6 @@ use agora_api::{ApiConfig, ApiState};
 use agora_raft::{Boot, Member, RaftConfig, World};
 use agora_storage::{disk::FileDisk, rows::RowOptions};
 use anyhow::{Context, anyhow};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
@@ -24,7 +23,7 @@ use tokio::{
 use crate::{
     cli::StartArgs,
     config::{Address, Config},
-    logs,
+    limits, logs,
 };
 
 /// Connections the kernel holds until the node accepts them.
@@ -35,15 +34,13 @@ const QUIET_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time the threads of the runtime have to end.
 const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Files a node keeps open besides its connections.
-const FILES_MIN: u64 = 1_024;
 
 /// The command. Returns when the node was told to stop and has.
 pub fn run(args: &StartArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     logs::start(&config);
     abort_on_panic();
-    raise_file_limit(config.http.connections_max as u64);
+    limits::raise_open_files(config.http.connections_max as u64);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
         .thread_name("agora-request")
@@ -197,27 +194,6 @@ fn abort_on_panic() {
         );
         process::abort();
     }));
-}
-
-/// Asks for as many open files as the connections need, up to what the system allows this process to ask for.
-fn raise_file_limit(connections_max: u64) {
-    let needed = connections_max + FILES_MIN;
-    let mut limit = getrlimit(Resource::Nofile);
-    let allowed = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
-    if limit.current.is_some_and(|current| current < allowed) {
-        limit.current = Some(allowed);
-        if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "cannot raise the limit of open files");
-        }
-    }
-    let current = getrlimit(Resource::Nofile).current;
-    if current.is_some_and(|current| current < needed) {
-        tracing::warn!(
-            files = current,
-            needed,
-            "fewer open files are allowed than http.connections_max needs: raise the limit (LimitNOFILE, ulimit -n)"
-        );
-    }
 }
 
 fn boot(config: &Config) -> Boot {

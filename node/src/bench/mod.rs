@@ -29,7 +29,7 @@ use crate::{
     cli::{BenchArgs, Distribution},
     client::{self, Client, KeyOf},
     config::Address,
-    table, telemetry,
+    limits, table, telemetry,
 };
 
 /// Connections one run may open.
@@ -56,6 +56,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The command. Needs to run on a `LocalSet`.
 pub async fn orders(args: &BenchArgs) -> anyhow::Result<()> {
     check(args)?;
+    limits::raise_open_files(args.connections as u64);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let env = |name: &str| std::env::var(name).ok();

@@ -8,7 +8,6 @@ use super::{
 };
 
 /// What a new file says; everything else is written with its default.
-#[derive(Clone, Debug)]
 pub struct Draft {
     /// Lines for the top of the file, without `#`.
     pub header: String,
