@@ -1,0 +1,288 @@
+//! Looks after a running node: stalled threads, clocks, diverged states, checkpoints, the size of the log.
+//!
+//! Each concern is a small loop of its own on Raft's runtime. What cannot be put right here ends the process through
+//! `Fatal`: a supervisor outside starts it anew, which is always better than a node that is half there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agora_storage::entry::CheckpointBody;
+use futures_util::future::join_all;
+
+use crate::core::Core;
+use crate::divergence::{Verdict, compare};
+use crate::hand_over::hand_over;
+use crate::membership::{Joint, reconcile};
+use crate::transport::Lane;
+use crate::transport::frame::Body;
+use crate::transport::link::after;
+use crate::transport::wire::{self, Ping, kind};
+
+/// How often the threads' gauges are read.
+const STALL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often peers are pinged.
+const PING_INTERVAL: Duration = Duration::from_millis(250);
+/// A peer that does not answer a ping in time has its connection dialled anew.
+const PING_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// A calls connection on which nothing comes back for so long is dialled anew.
+const CALLS_PING_TIMEOUT: Duration = Duration::from_millis(5_000);
+/// A clock is measured only by round trips shorter than this, in milliseconds.
+const CLOCK_ROUND_TRIP_MAX_MS: u64 = 250;
+/// How often the log's size and the rows' age are looked at.
+const HOUSE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked whether a checkpoint is due.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(50);
+/// Pause before a failed hand-over is tried again.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(500);
+
+/// A thread that does work handed to it: when did it last move while work waited.
+struct Gauge {
+    done: u64,
+    since_ms: u64,
+}
+
+impl Gauge {
+    /// Milliseconds for which work has waited without any being done.
+    fn stuck_ms(&mut self, (handed, done): (u64, u64), now_ms: u64) -> u64 {
+        if done != self.done || handed <= done {
+            self.done = done;
+            self.since_ms = now_ms;
+        }
+        now_ms.saturating_sub(self.since_ms)
+    }
+}
+
+/// A leader whose log or apply thread does not move gives way; a node that stays stuck ends.
+pub(crate) async fn watch_stalls(core: Arc<Core>) {
+    let start = core.pulse.now_ms();
+    let mut log = Gauge { done: 0, since_ms: start };
+    let mut apply = Gauge { done: 0, since_ms: start };
+    loop {
+        tokio::time::sleep(STALL_INTERVAL).await;
+        let now = core.pulse.now_ms();
+        let stuck = [("log", log.stuck_ms(core.log.gauge(), now)), ("apply", apply.stuck_ms(core.apply.gauge(), now))];
+        let (name, stuck_ms) = if stuck[0].1 >= stuck[1].1 { stuck[0] } else { stuck[1] };
+        let stalled = stuck_ms >= core.config.stall_hand_over_ms;
+        core.pulse.set_stalled(stalled);
+        if stuck_ms >= core.config.stall_exit_ms {
+            core.fatal.report(format!("the {name} thread has not moved for {stuck_ms} ms with work waiting: check the disk"));
+            return;
+        }
+        if stalled && core.pulse.leading().is_some() {
+            tracing::warn!(thread = name, stuck_ms, "a thread does not move: giving leadership away");
+            if hand_over(&core, None, "a thread does not move").await.is_err() {
+                tokio::time::sleep(HAND_OVER_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Exchanges reports with all members; compares clocks and states.
+pub(crate) async fn ping_peers(core: Arc<Core>) {
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        let own = core.who.node();
+        let peers: Vec<u64> = core.pulse.observed.read().members.nodes.keys().copied().filter(|node| *node != own).collect();
+        join_all(peers.iter().map(|peer| ping(&core, *peer))).await;
+        core.heard.lock().retain(|node, _| peers.contains(node));
+        judge_clock(&core);
+        judge_states(&core);
+        if core.pulse.leading().is_some() && !core.pulse.clock_leads() {
+            // A failure is logged there, and tried again with the next round.
+            let _ = hand_over(&core, None, "the clock is off").await;
+        }
+    }
+}
+
+async fn ping(core: &Core, peer: u64) {
+    let Ok(Ok(link)) = tokio::time::timeout(PING_TIMEOUT, core.links.get(peer, Lane::Control)).await else { return };
+    let sent_ms = core.pulse.now_ms();
+    let ask = Ping { report: core.report() };
+    match link.call(kind::PING, wire::encode(&ask), after(PING_TIMEOUT)).await {
+        Ok((kind::PONG, body)) => {
+            let Ok(pong) = wire::decode::<Ping>(&body) else { return link.close() };
+            if pong.report.node != peer {
+                return link.close();
+            }
+            let round_trip_ms = core.pulse.now_ms().saturating_sub(sent_ms);
+            let offset_ms = (round_trip_ms <= CLOCK_ROUND_TRIP_MAX_MS).then(|| {
+                let middle = core.world.clock.wall_ms() - i64::try_from(round_trip_ms / 2).unwrap_or(0);
+                pong.report.wall_ms - middle
+            });
+            core.hear(pong.report, offset_ms);
+        }
+        Ok(_) | Err(_) => link.close(),
+    }
+}
+
+/// Notices calls connections whose other end is silently gone.
+pub(crate) async fn ping_calls(core: Arc<Core>) {
+    loop {
+        tokio::time::sleep(CALLS_PING_TIMEOUT / 2).await;
+        let links = core.links.open(Lane::Calls);
+        join_all(links.iter().map(|link| async move {
+            if link.call(kind::PING, Body::default(), after(CALLS_PING_TIMEOUT)).await.is_err() {
+                link.close();
+            }
+        }))
+        .await;
+    }
+}
+
+/// Compares our clock with the middle of the voters' clocks.
+fn judge_clock(core: &Core) {
+    let own = core.who.node();
+    let voters: std::collections::BTreeSet<u64> =
+        core.pulse.observed.read().members.configs.iter().flatten().copied().collect();
+    let now = core.pulse.now_ms();
+    let mut offsets = vec![0];
+    for (node, heard) in core.heard.lock().iter() {
+        let fresh = now.saturating_sub(heard.at_ms) <= core.silence_max_ms();
+        if *node != own && voters.contains(node) && fresh {
+            offsets.extend(heard.offset_ms);
+        }
+    }
+    let (trusted, leads) = clock_verdict(offsets, core.config.clock_skew_max_ms);
+    if core.pulse.clock_leads() && !leads {
+        tracing::warn!("the clock of this node is too far from the middle of the voters' clocks: it does not lead; set the clock");
+    }
+    core.pulse.set_clock(trusted, leads);
+    core.raft.runtime_config().elect(leads);
+}
+
+/// From the offsets of all clocks seen (ours is 0): may decisions depend on time, and may this node lead.
+fn clock_verdict(mut offsets: Vec<i64>, skew_max_ms: i64) -> (bool, bool) {
+    offsets.sort_unstable();
+    let count = offsets.len();
+    let middle = if count % 2 == 1 { offsets[count / 2] } else { (offsets[count / 2 - 1] + offsets[count / 2]) / 2 };
+    let near = middle.abs() <= skew_max_ms;
+    match count {
+        // Alone there is nothing to compare with; that is for a cluster of one to accept.
+        1 => (true, true),
+        // Two that disagree: nobody knows who is right, so nobody is told to go, and nothing may depend on time.
+        2 => (offsets[1] - offsets[0] <= skew_max_ms, true),
+        _ => (near, near),
+    }
+}
+
+/// Compares states at checkpoints with what the peers report.
+fn judge_states(core: &Core) {
+    let own = core.checkpoints();
+    let heard: Vec<_> = core.heard.lock().iter().map(|(node, heard)| (*node, heard.report.checkpoints.clone())).collect();
+    match compare(&own, &heard) {
+        Verdict::Equal => {}
+        Verdict::OthersDiffer(why) => tracing::error!(why, "another node has another state; it must stop"),
+        Verdict::WeDiffer(why) => core.fatal.report(format!(
+            "{why}: this node is the odd one out; remove its data directory and let it join under a new id"
+        )),
+        Verdict::Undecided(why) => {
+            if core.pulse.diverged().is_none() {
+                tracing::error!(why, "two nodes have different states: writes are stopped on both; run `agora verify` on each");
+                core.pulse.set_diverged(why);
+                core.journal.end_reign("states differ");
+            }
+        }
+    }
+}
+
+/// Proposes checkpoints while this node leads.
+pub(crate) async fn checkpoints(core: Arc<Core>) {
+    let mut last_ms = core.pulse.now_ms();
+    loop {
+        tokio::time::sleep(CHECKPOINT_INTERVAL).await;
+        if core.journal.reign_number().is_none() {
+            continue;
+        }
+        let now = core.pulse.now_ms();
+        let body = core.apply.with_progress(|progress| {
+            let due = progress.since_checkpoint >= core.config.checkpoint_entries
+                || progress.since_checkpoint > 0 && now.saturating_sub(last_ms) >= core.config.checkpoint_ms;
+            due.then_some(CheckpointBody {
+                index: progress.applied.index,
+                chain_head: progress.state.chain_head,
+                digest: progress.state.digest,
+            })
+        });
+        if let Some(body) = body {
+            last_ms = now;
+            core.journal.want_checkpoint(body);
+        }
+    }
+}
+
+/// Keeps the rows durable, the log bounded, and the disk free of what nobody needs.
+pub(crate) async fn keep_house(core: Arc<Core>) {
+    let mut written = core.counters.log_bytes_written.get();
+    let mut synced_ms = core.pulse.now_ms();
+    let mut joint = Joint::default();
+    loop {
+        tokio::time::sleep(HOUSE_INTERVAL).await;
+        core.apply.rows().remove_retired(&*core.world.disk, HOUSE_INTERVAL);
+        reconcile(&core, &mut joint).await;
+        let applied = core.apply.with_progress(|progress| progress.applied.index);
+        let synced = core.log.synced_index();
+        let now = core.pulse.now_ms();
+        let grown = core.counters.log_bytes_written.get().saturating_sub(written);
+        let old = now.saturating_sub(synced_ms) >= core.config.snapshot_age_ms;
+        if applied > synced && (grown >= core.config.snapshot_log_bytes || old) {
+            written = core.counters.log_bytes_written.get();
+            synced_ms = now;
+            // For the engine this is "building a snapshot": it makes the rows durable and writes down how far.
+            if core.raft.trigger().snapshot().await.is_err() {
+                continue;
+            }
+        }
+        let purged = core.log.purged().index;
+        if let Some(upto) = purge_target(core.counters.log_bytes.get(), core.config.log_bytes_max, purged, applied, synced)
+            && core.raft.trigger().purge_log(upto - 1).await.is_ok()
+        {
+            tracing::debug!(upto, "purging the log");
+        }
+    }
+}
+
+/// Up to where the log may go so that about three quarters of its bound are left; never beyond what the rows hold for sure.
+fn purge_target(bytes: u64, bytes_max: u64, purged: u64, applied: u64, synced: u64) -> Option<u64> {
+    let entries = applied.saturating_sub(purged);
+    if bytes <= bytes_max || entries == 0 {
+        return None;
+    }
+    let excess = bytes - bytes_max / 4 * 3;
+    // Entries are taken to be equally large; what is left too much goes with the next look.
+    let count = (u128::from(entries) * u128::from(excess) / u128::from(bytes)) as u64;
+    let upto = (purged + count.max(1)).min(synced);
+    (upto > purged).then_some(upto)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_stuck_only_while_work_waits() {
+        let mut gauge = Gauge { done: 0, since_ms: 0 };
+        assert_eq!(gauge.stuck_ms((1, 0), 400), 400);
+        assert_eq!(gauge.stuck_ms((2, 1), 500), 0);
+        assert_eq!(gauge.stuck_ms((2, 1), 1_200), 700);
+        assert_eq!(gauge.stuck_ms((2, 2), 9_000), 0);
+        assert_eq!(gauge.stuck_ms((3, 2), 9_100), 100);
+    }
+
+    #[test]
+    fn only_a_clock_far_from_the_middle_may_not_lead() {
+        assert_eq!(clock_verdict(vec![0], 1_000), (true, true));
+        assert_eq!(clock_verdict(vec![0, 999], 1_000), (true, true));
+        assert_eq!(clock_verdict(vec![0, 1_500], 1_000), (false, true));
+        assert_eq!(clock_verdict(vec![0, 86_400_000, 10], 1_000), (true, true));
+        assert_eq!(clock_verdict(vec![0, -5_000, -5_100], 1_000), (false, false));
+    }
+
+    #[test]
+    fn the_log_is_purged_by_bytes_and_never_beyond_the_synced_rows() {
+        assert_eq!(purge_target(100, 100, 0, 50, 50), None);
+        assert_eq!(purge_target(200, 100, 0, 1_000, 1_000), Some(625));
+        assert_eq!(purge_target(200, 100, 0, 1_000, 10), Some(10));
+        assert_eq!(purge_target(200, 100, 10, 1_000, 10), None);
+        assert_eq!(purge_target(200, 100, 10, 10, 10), None);
+    }
+}
