@@ -200,16 +200,18 @@ impl FileDisk {
     }
 
     fn open_log_file(&self, path: &Path) -> Result<LogStore> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(Error::io(format!("open {}", path.display())))?;
         let syncs = Arc::new(AtomicU64::new(0));
-        let backend = CountedFile { file, syncs: syncs.clone() };
-        LogStore::open(backend, syncs).map_err(|error| match error {
+        let backend = || {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)
+                .map_err(Error::io(format!("open {}", path.display())))?;
+            Ok(CountedFile { file, syncs: syncs.clone() })
+        };
+        LogStore::open(backend, syncs.clone()).map_err(|error| match error {
             Error::Corrupt(what) => Error::LogLost(format!(
                 "the log {} is damaged: {what}; this node may have promised what it no longer knows, so it must not come back under its id: remove the node from the cluster, move {} aside, and add it again with a new id",
                 path.display(),

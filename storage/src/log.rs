@@ -2,12 +2,14 @@
 //!
 //! Everything a caller wants written at once goes into one [`LogStore::write`]: one redb commit, one fsync. That is the
 //! group commit of the whole node. redb gives atomic commits and checksummed pages; on top, every entry carries a
-//! checksum over its index and bytes, because redb looks at its page checksums only when it repairs.
+//! checksum over its index and bytes, because redb looks at its page checksums only when it repairs or is told to.
 //!
 //! The log is small, bounded in bytes by its caller ([`LogBounds::bytes`]), so opening it may read all of it: gaps and flipped
 //! bits are found at start and not in the middle of an election.
 //!
 //! Quick repair stays off: it would make every commit two fsyncs.
+
+mod header;
 
 use std::{
     ops::Range,
@@ -28,6 +30,7 @@ use crate::{
     codec,
     entry::ENTRY_BYTES_MAX,
     error::{Error, Result},
+    file_backend::Overlay,
 };
 
 /// `index` → `crc32c over index (u64 LE) and bytes, u32 LE ‖ bytes`.
@@ -143,25 +146,19 @@ impl std::fmt::Debug for LogStore {
 }
 
 impl LogStore {
-    /// Opens the log on a backend, creating its tables if they are not there, and reads all of it once.
-    /// `syncs` is the counter the backend adds to.
-    pub(crate) fn open(backend: impl StorageBackend, syncs: Arc<AtomicU64>) -> Result<LogStore> {
-        let database = Database::builder()
-            .set_cache_size(LOG_CACHE_BYTES_MAX)
-            .create_with_backend(backend)
-            .map_err(database_error)?;
-        // The tables exist after the first open, so reading need not care.
-        let transaction = database.begin_write().map_err(engine)?;
-        let is_new = transaction.list_tables().map_err(storage_error)?.next().is_none();
-        if is_new {
+    /// Opens the log on a backend, creating its tables if they are not there, and reads all of it once. `backend` is
+    /// asked twice: first for a look that changes nothing. `syncs` is the counter the second backend adds to.
+    pub(crate) fn open<B: StorageBackend>(backend: impl Fn() -> Result<B>, syncs: Arc<AtomicU64>) -> Result<LogStore> {
+        let bounds = look(backend()?)?;
+        let database = database(backend()?)?;
+        if bounds.is_none() {
+            // The tables exist from the first open on, so reading need not care.
+            let transaction = database.begin_write().map_err(engine)?;
             transaction.open_table(ENTRIES).map_err(engine)?;
             transaction.open_table(STATE).map_err(engine)?;
             transaction.commit().map_err(engine)?;
-        } else {
-            transaction.abort().map_err(storage_error)?;
         }
-        let bounds = read_all(&database)?;
-        Ok(LogStore { database, bounds: Mutex::new(bounds), syncs, commits: AtomicU64::new(0) })
+        Ok(LogStore { database, bounds: Mutex::new(bounds.unwrap_or_default()), syncs, commits: AtomicU64::new(0) })
     }
 
     /// Applies all operations in order, atomically and durably: one commit, one fsync. Nothing is changed on error;
@@ -346,6 +343,29 @@ impl Writing<'_> {
         self.state.insert(name, codec::frame(STATE_VERSION, value).as_slice()).map_err(storage_error)?;
         Ok(())
     }
+}
+
+fn database(backend: impl StorageBackend) -> Result<Database> {
+    Database::builder().set_cache_size(LOG_CACHE_BYTES_MAX).create_with_backend(backend).map_err(database_error)
+}
+
+/// Looks at everything in a log without changing it; `None` if nothing was ever written.
+///
+/// redb checks its pages only when it repairs, and then goes back to the commit before the last if the last one does not
+/// check. After a crash that is right: the last one was never acknowledged. In a log that was closed it would forget
+/// what was promised. And pages it does not check it trusts, to the point of panics. So the look makes it repair, and
+/// in a log that was closed it takes the way back away.
+fn look(backend: impl StorageBackend) -> Result<Option<LogBounds>> {
+    let overlay = Overlay::new(backend).map_err(Error::io("log file"))?;
+    if overlay.len().map_err(Error::io("log file"))? == 0 {
+        return Ok(None);
+    }
+    header::make_repair(&overlay)?;
+    let database = database(overlay)?;
+    let transaction = database.begin_read().map_err(engine)?;
+    let is_new = transaction.list_tables().map_err(storage_error)?.next().is_none();
+    drop(transaction);
+    if is_new { Ok(None) } else { read_all(&database).map(Some) }
 }
 
 /// Reads every entry once: checksums, no gaps, and the sum of bytes.

@@ -101,12 +101,15 @@ impl Disk for MemDisk {
             state.epoch
         };
         let syncs = Arc::new(AtomicU64::new(0));
-        let backend = MemBackend { file, epoch, syncs: syncs.clone() };
-        LogStore::open(backend, syncs).map_err(|error| match error {
-            Error::Corrupt(what) => {
-                Error::LogLost(format!("the log is damaged: {what}; this node must not come back under its id"))
+        let backend = || Ok(MemBackend { file: file.clone(), epoch, syncs: syncs.clone() });
+        LogStore::open(backend, syncs.clone()).map_err(|error| {
+            file.state.lock().open = false;
+            match error {
+                Error::Corrupt(what) => {
+                    Error::LogLost(format!("the log is damaged: {what}; this node must not come back under its id"))
+                }
+                other => other,
             }
-            other => other,
         })
     }
 

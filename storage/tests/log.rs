@@ -228,6 +228,43 @@ fn a_flipped_bit_in_an_entry_is_found_when_the_log_is_opened() {
 }
 
 #[test]
+fn rot_anywhere_in_a_closed_log_is_damage_or_does_not_matter() {
+    let disk = MemDisk::new();
+    let log = disk.open_log().unwrap();
+    log.write(vec![LogOp::Identity(identity()), LogOp::Vote(vec![3])]).unwrap();
+    for index in 0..30 {
+        let entries = vec![Bytes::from(vec![index as u8; 700]); 10];
+        log.write(vec![LogOp::Append { first: 1 + index * 10, entries }]).unwrap();
+    }
+    let before = Model::of(&log);
+    drop(log);
+    let bits = disk.usage().log_bytes * 8;
+    let (mut damaged, mut harmless) = (0, 0);
+    // A prime step, so that all places within pages and all bits of bytes come up; and all of the first page.
+    for bit in (0..bits).step_by(20_011).chain(0..320 * 8) {
+        let rotten = disk.fork();
+        rotten.rot_log(bit);
+        match rotten.open_log() {
+            Err(Error::LogLost(message)) => {
+                assert!(message.contains("is damaged"), "{message}");
+                damaged += 1;
+                assert!(rotten.open_log().is_err(), "bit {bit}: a second look differs");
+            }
+            Err(other) => {
+                assert!(bit < 320 * 8, "bit {bit}: {other}");
+                damaged += 1;
+            }
+            Ok(log) => {
+                assert_eq!(Model::of(&log), before, "bit {bit}");
+                assert_eq!(log.identity().unwrap(), Some(identity()));
+                harmless += 1;
+            }
+        }
+    }
+    assert!(damaged > 20 && harmless > 20, "{damaged} damaged, {harmless} harmless");
+}
+
+#[test]
 fn half_a_log_left_by_a_crash_while_making_it_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FileDisk::new(dir.path(), RowOptions::default()).unwrap();
