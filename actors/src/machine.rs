@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use agora_apply::{ApplyFailure, EntryResult, Machine, TransactionResult};
-use agora_raft::apply::{Applied, Apply, ApplyError, Committed, Payload, StateDigest};
+use agora_raft::{Applied, Apply, ApplyError, Committed, Payload, StateDigest};
 use agora_storage::{LogPosition, rows::Rows};
 
 use crate::{host::Feed, hosts::Hosts, metrics::Counters};
