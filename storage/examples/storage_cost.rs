@@ -43,6 +43,55 @@ fn peak_memory_mib() -> u64 {
         / 1024
 }
 
+/// The batch of an index: orders of eight rows each, some of them in every keyspace.
+fn batch_of(index: u64) -> Batch {
+    let mut batch = Batch::new(index);
+    for order in 0..ORDERS_PER_BATCH {
+        let id = (u128::from(index) << 64) | u128::from(order);
+        let value =
+            |n: u64| -> Vec<u8> { (0..VALUE_BYTES as u64).map(|at| (at * 31 + n * 7 + order * index) as u8).collect() };
+        for n in 0..3 {
+            batch.insert(Keyspace::Entity, key::entity(n as u8, id), value(n));
+        }
+        for n in 3..5 {
+            batch.insert(Keyspace::Index, key::index_entry(n as u8, b"acct", &id.to_be_bytes()), value(n));
+        }
+        for n in 5..7 {
+            batch.insert(Keyspace::Feed, key::feed(index, (order * 2 + n) as u32), value(n));
+        }
+        let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        batch.insert(Keyspace::Outcomes(0), key::outcome(hash), value(7));
+    }
+    batch
+}
+
+/// Commits at a pace, as a node does: how long does a batch take when the disk is not the limit?
+fn paced_cost(rows: &dyn Rows, state: &mut StateHeader, orders_per_second: u64) {
+    let pause = Duration::from_secs_f64(ORDERS_PER_BATCH as f64 / orders_per_second as f64);
+    let first = rows.applied() + 1;
+    let started = Instant::now();
+    let mut commits = Vec::new();
+    for number in 0..orders_per_second * 15 / ORDERS_PER_BATCH {
+        let due = started + pause * number as u32;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let mut batch = batch_of(first + number);
+        state.digest = state.digest.wrapping_add(batch.digest_delta());
+        batch.put_meta(meta::STATE, codec::encode(state));
+        let begun = Instant::now();
+        rows.commit(batch).expect("commit");
+        commits.push(begun.elapsed());
+    }
+    commits.sort_unstable();
+    let at = |share: f64| commits[((commits.len() - 1) as f64 * share) as usize].as_micros();
+    println!(
+        "rows: at {orders_per_second} orders/s, commit of a batch of {ORDERS_PER_BATCH}: p50 {} us, p99 {} us, p99.9 {} us, longest {} us",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+}
+
 fn rows_cost(disk: &FileDisk) -> StateHeader {
     let rows = disk.create_rows(1).expect("rows");
     let orders = BATCHES * ORDERS_PER_BATCH;
@@ -52,26 +101,7 @@ fn rows_cost(disk: &FileDisk) -> StateHeader {
     let (started, (process, thread)) = (Instant::now(), cpu());
     for index in 1..=BATCHES {
         let begun = Instant::now();
-        let mut batch = Batch::new(index);
-        for order in 0..ORDERS_PER_BATCH {
-            let id = (u128::from(index) << 64) | u128::from(order);
-            let value = |n: u64| -> Vec<u8> {
-                (0..VALUE_BYTES as u64).map(|at| (at * 31 + n * 7 + order * index) as u8).collect()
-            };
-            for n in 0..3 {
-                batch.insert(Keyspace::Entity, key::entity(n as u8, id), value(n));
-            }
-            for n in 3..5 {
-                let suffix = id.to_be_bytes();
-                batch.insert(Keyspace::Index, key::index_entry(n as u8, b"acct", &suffix), value(n));
-            }
-            for n in 5..7 {
-                let sub = (order * 2 + n) as u32;
-                batch.insert(Keyspace::Feed, key::feed(index, sub), value(n));
-            }
-            let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-            batch.insert(Keyspace::Outcomes(0), key::outcome(hash), value(7));
-        }
+        let mut batch = batch_of(index);
         state.digest = state.digest.wrapping_add(batch.digest_delta());
         batch.put_meta(meta::STATE, codec::encode(&state));
         building += begun.elapsed();
@@ -103,6 +133,9 @@ fn rows_cost(disk: &FileDisk) -> StateHeader {
     );
     println!("rows: {:?}", rows.stats());
     read_cost(&*rows);
+    for orders_per_second in [10_000, 30_000] {
+        paced_cost(&*rows, &mut state, orders_per_second);
+    }
     state
 }
 

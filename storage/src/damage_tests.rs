@@ -406,3 +406,50 @@ fn the_journal_is_synced_behind_the_writers_back() {
     assert_eq!(stats.commits, 1);
     assert!(stats.journal_bytes > 0);
 }
+
+/// All files below a directory, except journals and the lock.
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for item in fs::read_dir(dir).unwrap() {
+        let path = item.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_none_or(|extension| extension != "jnl") && !path.ends_with("lock") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn rot_in_any_file_is_lost_or_an_error_and_never_other_rows() {
+    let flushed = Keyspace::FIXED.into_iter().chain([Keyspace::Outcomes(0), Keyspace::Outcomes(2)]);
+    let store = Store::new(&flushed.map(|keyspace| (44, keyspace)).collect::<Vec<_>>());
+    let mut all = Vec::new();
+    files(&store.path(), &mut all);
+    all.sort();
+    let (mut lost, mut errors, mut harmless) = (0, 0, 0);
+    for file in &all {
+        let name = file.strip_prefix(store.path()).unwrap();
+        let bytes = fs::metadata(file).unwrap().len();
+        for at in (0..bytes).step_by((bytes / 4).max(1) as usize) {
+            let copy = store.copy();
+            let path = copy.path().join(name);
+            let mut content = fs::read(&path).unwrap();
+            content[at as usize] ^= 1 << (at % 8);
+            fs::write(&path, content).unwrap();
+            match FjallRows::open(&copy.path(), &options(), SYNCED) {
+                Ok(Err(_)) => lost += 1,
+                Err(_) => errors += 1,
+                Ok(Ok(rows)) => match scrub::scrub(&*rows.view().unwrap()) {
+                    Err(_) => errors += 1,
+                    // Filters and spare bytes carry no rows.
+                    Ok(report) => {
+                        let expected = store.digests[&rows.applied()];
+                        assert_eq!(report.digest, expected, "{} at byte {at}", name.display());
+                        harmless += 1;
+                    }
+                },
+            }
+        }
+    }
+    assert!(lost > 0 && errors > 0 && harmless > 0, "{lost} lost, {errors} errors, {harmless} harmless");
+}

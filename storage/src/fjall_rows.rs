@@ -36,11 +36,12 @@ use parking_lot::{Mutex, RwLock};
 
 use self::{
     account::{Accounted, account_for},
-    background::Background,
+    background::{Background, sync_journal},
 };
 use crate::{
     batch::{Batch, Op},
     codec,
+    disk::sync_dir,
     error::{Error, Result},
     journal_cut,
     keyspaces::{Keyspace, Keyspaces},
@@ -50,6 +51,9 @@ use crate::{
 };
 
 const BUCKETS_VERSION: u8 = 1;
+
+/// Where fjall keeps keyspaces. It syncs what is in them; their own names are synced here.
+const KEYSPACES: &str = "keyspaces";
 
 /// Outcomes buckets that may exist at once. A day of six-hour buckets is five.
 pub const BUCKETS_MAX: usize = 64;
@@ -136,6 +140,7 @@ impl FjallRows {
             feed: fixed("feed")?,
             outcomes: BTreeMap::new(),
         };
+        sync_dir(&dir.join(KEYSPACES))?;
         let rows = FjallRows::assemble(database, handles, 0, dir, options);
         let mut out = rows.new_batch(Keyspace::FIXED.len() + 1);
         let handles = rows.handles.read().clone();
@@ -251,6 +256,7 @@ impl FjallRows {
                 .map_err(engine)?;
             handles.outcomes.insert(bucket, Handle::new(keyspace, version));
         }
+        sync_dir(&self.dir.path.join(KEYSPACES))?;
         let handles = Arc::new(handles);
         *self.handles.write() = handles.clone();
         Ok((handles, true))
@@ -367,6 +373,10 @@ impl Rows for FjallRows {
 
     fn sync(&self) -> Result<u64> {
         let applied = self.applied();
+        // Most of the work without fjall's journal lock, which the writer needs; what fails here fails below, too.
+        if let Err(error) = sync_journal(&self.dir.path, &mut None) {
+            tracing::warn!(%error, "journal of the rows not synced");
+        }
         self.database.persist(PersistMode::SyncAll).map_err(engine)?;
         Ok(applied)
     }
@@ -634,7 +644,9 @@ fn engine(error: fjall::Error) -> Error {
             Error::Io { what: "rows".into(), source }
         }
         fjall::Error::Locked => Error::Locked { what: "the row store".into() },
-        fjall::Error::Storage(error) => Error::corrupt(format!("rows: {error}")),
+        fjall::Error::Storage(error) => Error::corrupt(format!(
+            "rows: {error}; stop this node, remove the directory of its rows and start it again: they are rebuilt"
+        )),
         other => Error::Engine { engine: "fjall", what: other.to_string() },
     }
 }

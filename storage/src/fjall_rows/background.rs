@@ -64,7 +64,7 @@ impl Background {
 }
 
 /// Syncs the newest journal. A rotated one was synced by fjall when it was sealed.
-fn sync_journal(dir: &Path, open: &mut Option<(u64, File)>) -> std::io::Result<()> {
+pub(super) fn sync_journal(dir: &Path, open: &mut Option<(u64, File)>) -> std::io::Result<()> {
     let newest = match open {
         Some((number, _)) if !dir.join(format!("{}.jnl", *number + 1)).exists() => None,
         _ => journal_cut::journal_files(dir).map_err(std::io::Error::other)?.pop(),
