@@ -278,7 +278,7 @@ impl Shop {
 
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<u64> {
-        self.inner.raft.status().leader
+        self.inner.raft.leader()
     }
 
     /// Applied index, for long polls of the feed.

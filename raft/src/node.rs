@@ -136,6 +136,11 @@ impl<A: Apply> RaftNode<A> {
         self.core().apply.rows().applied()
     }
 
+    /// Applied index of this node, for those who wait for it to grow.
+    pub fn applied_watch(&self) -> watch::Receiver<u64> {
+        self.core().apply.rows().watch_applied()
+    }
+
     /// Waits until the rows have reached an index; installs of snapshots count.
     ///
     /// # Errors
@@ -221,6 +226,7 @@ impl<A: Apply> RaftNode<A> {
         let core = self.core().clone();
         let running = self.inner.running.lock().take();
         let Some(running) = running else { return };
+        core.pulse.set_stopping();
         if core.pulse.leading().is_some() && core.pulse.observed.read().members.nodes.len() > 1 {
             // Without a successor the others elect one when this node is gone.
             let _ = hand_over(&core, None, "the node stops").await;
@@ -242,6 +248,7 @@ impl<A: Apply> RaftNode<A> {
         let running = self.inner.running.lock().take();
         if let Some(running) = running {
             let core = self.core().clone();
+            core.pulse.set_stopping();
             core.journal.stop();
             stop(&core, running).await;
         }
@@ -294,6 +301,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // The last handle is gone without a shutdown: as a crash, but without waiting.
         if let Some(running) = self.running.lock().take() {
+            self.core.pulse.set_stopping();
             self.core.journal.stop();
             match running.stop {
                 Stop::Tasks(tasks) => drop(tasks),
