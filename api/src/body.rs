@@ -176,7 +176,7 @@ mod tests {
         check(br#"{"user_id":"a","items":[["s",1]]}"#, bad, "/items/0", "WRONG_TYPE");
         check(b"3", bad, "", "WRONG_TYPE");
         check(br#"{"user_id":"a"}"#, bad, "/items", "REQUIRED");
-        check(br#"{"user_id":7,"items":[]}"#, bad, "/user_id", "DUPLICATE");
+        check(br#"{"user_id":7,"items":[]}"#, bad, "/user_id", "WRONG_TYPE");
         check(br#"{"user_id":"a","items":[{"sku_id":"s","quantity":"2"}]}"#, bad, "/items/0/quantity", "WRONG_TYPE");
         check(br#"{"user_id":"a","items":[{"sku_id":"s"},{"quantity":1}]}"#, bad, "/items/0/quantity", "REQUIRED");
         check(

@@ -21,7 +21,7 @@ use crate::{
     headers::{Reading, duration},
     problem::{Code, Details, FieldError, Outcome, Problem, Success},
     reply::Reply,
-    views::{Time, account_kind, cause},
+    views::{Text, Time, Trace, account_kind, cause},
 };
 
 /// The longest wait.
@@ -94,7 +94,7 @@ struct EventView {
     /// Figures before and after, where the event is about stock.
     #[serde(skip_serializing_if = "Option::is_none")]
     stock: Option<StockMoveView>,
-    trace_id: String,
+    trace_id: Text<Trace>,
     /// The audit chain before this entry.
     prev_hash: String,
 }
@@ -226,7 +226,7 @@ fn event(item: FeedItem) -> EventView {
             reserved_pre: stock.reserved_pre,
             reserved_post: stock.reserved_post,
         }),
-        trace_id: format!("{:032x}", item.fact.trace),
+        trace_id: Text(Trace(item.fact.trace)),
         prev_hash: hex(&item.prev_head),
     }
 }

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use agora_actors::{Member, MembershipError};
-use agora_raft::{CheckpointReport, MemberStatus, Role, SnapshotInfo, Status};
+use agora_raft::{CheckpointReport, MemberStatus, Role, Status};
+use agora_storage::disk::SnapshotInfo;
 
 use http::Method;
 use serde::Serialize;
@@ -20,7 +21,6 @@ use crate::{
     health::{health_word, role_word},
     problem::{Applied, Code, Details, Outcome, Problem, Success},
     reply::Reply,
-    views::Time,
 };
 
 pub fn endpoints() -> Vec<Endpoint> {
@@ -234,18 +234,14 @@ struct SnapshotView {
     index: u64,
     term: u64,
     bytes: u64,
-    created_at: Time,
 }
 
 impl From<&SnapshotInfo> for SnapshotView {
+    /// A snapshot is named after the entry it stands at: `snapshot-<index>-<term>`.
     fn from(info: &SnapshotInfo) -> Self {
-        Self {
-            name: info.name.clone(),
-            index: info.index,
-            term: info.term,
-            bytes: info.bytes,
-            created_at: Time(info.created_ms),
-        }
+        let mut figures = info.name.split('-').skip(1).map(|figure| figure.parse().unwrap_or(0));
+        let (index, term) = (figures.next().unwrap_or(0), figures.next().unwrap_or(0));
+        Self { name: info.name.clone(), index, term, bytes: info.bytes }
     }
 }
 
@@ -289,6 +285,15 @@ fn refused(error: MembershipError) -> Box<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_is_named_after_its_place() {
+        let name = "snapshot-00000000000000120331-0000000003".to_owned();
+        let view = SnapshotView::from(&SnapshotInfo { name, bytes: 9 });
+        assert_eq!((view.index, view.term, view.bytes), (120_331, 3, 9));
+        let odd = SnapshotView::from(&SnapshotInfo { name: "by hand".to_owned(), bytes: 9 });
+        assert_eq!((odd.index, odd.term), (0, 0));
+    }
 
     #[test]
     fn every_refusal_has_its_code_and_only_unknown_is_unknown() {

@@ -36,6 +36,7 @@ use crate::{
     problem::{Applied, Code, FieldError, Outcome, Problem},
     query::Query,
     reply::{Marks, Reply, refuse, respond},
+    views::Trace,
 };
 
 /// What answers a call.
@@ -251,7 +252,9 @@ impl Call {
         let request = WriteRequest { key, trace: self.trace, command };
         let written = self.api.shop.submit(request, self.deadline).await?;
         match &written.answer {
-            Answer::Refused(rejection) => Err(Problem::rejected(rejection, written.index, written.replayed)),
+            Answer::Refused(rejection) => {
+                Err(Problem::rejected(rejection, written.index, written.trace, written.replayed))
+            }
             _ => Ok(written),
         }
     }
@@ -383,13 +386,12 @@ async fn path_params(parts: &mut http::request::Parts) -> Outcome<Vec<(String, S
 }
 
 fn finish(api: &ApiState, result: Outcome<Reply>, path: &str, trace: u128, language: Language) -> Response {
-    let trace = format!("{trace:032x}");
-    let marks = Marks { trace: &trace, node: api.node, leader: api.leader() };
+    let marks = Marks { trace, node: api.node, leader: api.leader() };
     match result {
         Ok(reply) => respond(reply, &marks),
         Err(problem) => {
             if problem.code.status().is_server_error() {
-                tracing::warn!(trace_id = trace, code = problem.code.as_str(), path, detail = %problem.detail, "request failed");
+                tracing::warn!(trace_id = %Trace(trace), code = problem.code.as_str(), path, detail = %problem.detail, "request failed");
             }
             refuse(&problem, path, language, &marks)
         }

@@ -44,7 +44,6 @@ use std::{
 };
 
 use agora_actors::Shop;
-use agora_raft::Status;
 use bytes::Bytes;
 use tokio::sync::watch;
 
@@ -112,7 +111,6 @@ pub struct Inner {
     pub(crate) bodies: BodyBudget,
     pub(crate) metrics: HttpMetrics,
     pub(crate) node: u64,
-    status: watch::Receiver<Status>,
     pub(crate) openapi: OnceLock<Bytes>,
     /// True when the node is stopping: whoever waits on purpose stops waiting.
     pub(crate) stop: watch::Sender<bool>,
@@ -147,7 +145,6 @@ impl ApiState {
             bodies: BodyBudget::default(),
             metrics: HttpMetrics::new(&endpoints(), config.polls_max),
             node,
-            status: shop.cluster().status_watch(),
             openapi: OnceLock::new(),
             stop: watch::Sender::new(false),
             trace_key: blake3::derive_key("agora-api 2026 trace ids", &seed),
@@ -165,9 +162,9 @@ impl ApiState {
         u128::from_be_bytes(bytes)
     }
 
-    /// Looked at for every answer, so it borrows what is there instead of copying the whole status.
+    /// Who leads, as far as this node knows. Looked at for every answer.
     pub(crate) fn leader(&self) -> Option<u64> {
-        self.status.borrow().leader
+        self.shop.cluster().leader()
     }
 }
 

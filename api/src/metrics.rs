@@ -12,8 +12,7 @@ use std::{
     time::Duration,
 };
 
-use agora_raft::counters::{HISTOGRAM_BOUNDS_US, Histogram};
-use agora_raft::{Health, Role};
+use agora_raft::{HISTOGRAM_BOUNDS_US, Health, Histogram, Role};
 use http::StatusCode;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;

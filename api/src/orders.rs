@@ -83,7 +83,7 @@ fn batch(call: &Call, items: &[ItemAnswer], written: &Written) -> Reply {
     let results = items.iter().zip(&problems).map(|(item, problem)| BatchItemView {
         status: problem.as_ref().map_or(Success::Created.status(), |problem| problem.code.status()).as_u16(),
         order: item.as_ref().ok().map(|order| OrderView::new(order, false, written.index, call.language)),
-        problem: problem.as_ref().map(|problem| problem.view(ORDERS, None, call.language)),
+        problem: problem.as_ref().map(|problem| problem.view(ORDERS, written.trace, call.language)),
     });
     Reply::json(Success::Ok, &BatchView { results: results.collect(), log_index: written.index })
 }
@@ -158,7 +158,7 @@ async fn by_key(call: Call) -> Outcome<Reply> {
             let now = view.order(order.id).map_err(Problem::storage)?.unwrap_or(*order);
             Ok(show(&call, &now).read(view.index(), view.staleness()))
         }
-        Answer::Refused(rejection) => Err(Problem::rejected(&rejection, row.index, true)),
+        Answer::Refused(rejection) => Err(Problem::rejected(&rejection, row.index, row.trace, true)),
         _ => Err(unknown()),
     }
 }

@@ -5,8 +5,8 @@
 //!
 //! - the request is wrong (400, 401, 403, 413, 415, 422, 428): nothing was asked of the shop, nothing is kept;
 //! - the wish cannot be granted (404, 409, 412 from a decision): kept under the idempotency key and repeated byte for
-//!   byte. Such a body must be the same on every node and at every time, so it carries no trace id of the request at
-//!   hand; that one is in the header `X-Trace-Id`;
+//!   byte. Such a body must be the same on every node and at every time, so its `trace_id` is that of the request that
+//!   was decided first; the one of the request at hand is in the header `X-Trace-Id`;
 //! - the machine could not, or cannot tell (5xx): always with `applied`, which is `false` or `"unknown"`.
 
 use std::{borrow::Cow, time::Duration};
@@ -21,7 +21,7 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use crate::{
     language::Language,
-    views::{MoneyView, SkuView, Text, Transitions},
+    views::{MoneyView, SkuView, Text, Trace, Transitions},
 };
 
 /// Field errors listed in one answer; more are not looked for.
@@ -476,6 +476,8 @@ pub struct Problem {
     /// Log index of the entry that holds this refusal; `Some` means that it is kept under the key, so that its body
     /// may hold nothing that differs between nodes or times.
     pub log_index: Option<u64>,
+    /// Trace id of the request that was decided, for a refusal that is kept.
+    pub decided_trace: Option<u128>,
     /// The refusal was found under the key.
     pub replayed: bool,
     /// When to come back.
@@ -499,6 +501,7 @@ impl Problem {
             errors: Vec::new(),
             applied: Applied::No,
             log_index: None,
+            decided_trace: None,
             replayed: false,
             retry_after: None,
             allow: None,
@@ -546,10 +549,11 @@ impl Problem {
         Self::new(Code::NotFound, format!("no {kind} {id}")).with(Details::Id { kind, id })
     }
 
-    /// A decision's refusal, held by the entry at `index`.
-    pub fn rejected(rejection: &Rejection, index: u64, replayed: bool) -> Box<Self> {
+    /// A decision's refusal, held by the entry at `index`, asked for first under `trace`.
+    pub fn rejected(rejection: &Rejection, index: u64, trace: u128, replayed: bool) -> Box<Self> {
         let mut problem = Self::from(rejection);
         problem.log_index = Some(index);
+        problem.decided_trace = Some(trace);
         problem.replayed = replayed;
         Box::new(problem)
     }
@@ -560,22 +564,16 @@ impl Problem {
         Self::new(Code::Internal, format!("storage: {error}"))
     }
 
-    /// True when the body is kept under the key and repeated.
-    pub fn is_stored(&self) -> bool {
-        self.log_index.is_some()
-    }
-
-    /// The body, in bytes. `trace` goes into it unless the body is one that must be the same every time.
-    pub fn body(&self, instance: &str, trace: &str, language: Language) -> Vec<u8> {
+    /// The body, in bytes. `trace` is the request's own; a kept refusal shows the one it was decided under.
+    pub fn body(&self, instance: &str, trace: u128, language: Language) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
-        let view = self.view(instance, (!self.is_stored()).then_some(trace), language);
         // Writing into a vector fails only for maps with odd keys, and there are none.
-        serde_json::to_writer(&mut bytes, &view).unwrap_or_default();
+        serde_json::to_writer(&mut bytes, &self.view(instance, trace, language)).unwrap_or_default();
         bytes
     }
 
     /// The body, to be written inside another.
-    pub fn view<'a>(&'a self, instance: &'a str, trace_id: Option<&'a str>, language: Language) -> ProblemView<'a> {
+    pub fn view<'a>(&'a self, instance: &'a str, trace: u128, language: Language) -> ProblemView<'a> {
         ProblemView {
             kind: TypeUri(self.code),
             title: self.code.title(),
@@ -586,7 +584,7 @@ impl Problem {
             message: self.code.message(language),
             details: self.details.as_deref(),
             errors: &self.errors,
-            trace_id,
+            trace_id: Text(Trace(self.decided_trace.unwrap_or(trace))),
             log_index: self.log_index,
             applied: self.applied,
             retryable: self.code.retryable(),
@@ -617,8 +615,7 @@ pub struct ProblemView<'a> {
     details: Option<&'a Details>,
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     errors: &'a [FieldError],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
+    trace_id: Text<Trace>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log_index: Option<u64>,
     applied: Applied,

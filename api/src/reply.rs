@@ -13,6 +13,7 @@ use crate::{
     headers::etag,
     language::Language,
     problem::{Code, Problem, Success},
+    views::Trace,
 };
 
 const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -98,19 +99,19 @@ impl Reply {
 }
 
 /// What every answer tells about who gave it.
-pub struct Marks<'a> {
-    /// 32 hex digits.
-    pub trace: &'a str,
+pub struct Marks {
+    /// Trace id of the request.
+    pub trace: u128,
     /// The node that was asked.
     pub node: u64,
     /// The node that leads, as far as the asked one knows.
     pub leader: Option<u64>,
 }
 
-impl Marks<'_> {
+impl Marks {
     fn put(&self, response: &mut Response, log_index: Option<u64>, replayed: bool) {
         let headers = response.headers_mut();
-        if let Ok(trace) = HeaderValue::try_from(self.trace) {
+        if let Ok(trace) = HeaderValue::try_from(Trace(self.trace).to_string()) {
             headers.insert(X_TRACE_ID, trace);
         }
         headers.insert(X_NODE, HeaderValue::from(self.node));
@@ -129,7 +130,7 @@ impl Marks<'_> {
 }
 
 /// A yes as HTTP.
-pub fn respond(reply: Reply, marks: &Marks<'_>) -> Response {
+pub fn respond(reply: Reply, marks: &Marks) -> Response {
     let mut response = Response::new(Body::from(reply.body));
     *response.status_mut() = reply.success.status();
     let headers = response.headers_mut();
@@ -151,7 +152,7 @@ pub fn respond(reply: Reply, marks: &Marks<'_>) -> Response {
 }
 
 /// A no as HTTP.
-pub fn refuse(problem: &Problem, instance: &str, language: Language, marks: &Marks<'_>) -> Response {
+pub fn refuse(problem: &Problem, instance: &str, language: Language, marks: &Marks) -> Response {
     let mut response = Response::new(Body::from(problem.body(instance, marks.trace, language)));
     *response.status_mut() = problem.code.status();
     let headers = response.headers_mut();

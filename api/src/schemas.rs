@@ -112,7 +112,7 @@ fn basics() -> Value {
             ("message", string()),
             ("details?", json!({"type": "object"})),
             ("errors?", list("FieldError")),
-            ("trace_id?", hex(32)),
+            ("trace_id", hex(32)),
             ("log_index?", count()),
             ("applied", json!({"enum": [false, "unknown"]})),
             ("retryable", boolean()),
@@ -390,13 +390,7 @@ fn cluster() -> Value {
             ("quorum", count()),
             ("members", list("Member")),
         ]),
-        "Snapshot": object([
-            ("name", string()),
-            ("index", count()),
-            ("term", count()),
-            ("bytes", count()),
-            ("created_at", time()),
-        ]),
+        "Snapshot": object([("name", string()), ("index", count()), ("term", count()), ("bytes", count())]),
         "Snapshots": object([("data", list("Snapshot"))]),
     })
 }

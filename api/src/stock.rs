@@ -15,7 +15,7 @@ use crate::{
     now_s,
     problem::{Outcome, Problem, Success},
     reply::Reply,
-    views::{PageView, ReceiptView, SingleReceiptView, StockView, Text, Time},
+    views::{PageView, ReceiptView, SingleReceiptView, StockView, Text, Time, Trace},
 };
 
 pub fn endpoints() -> Vec<Endpoint> {
@@ -90,7 +90,7 @@ struct MovementView {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     version: u64,
-    trace_id: String,
+    trace_id: Text<Trace>,
     time: Time,
     log_index: u64,
     sub: u32,
@@ -133,7 +133,7 @@ fn view(movement: Movement) -> Option<MovementView> {
         order_no: order.map(|order| order.number()),
         reason,
         version: movement.fact.version,
-        trace_id: format!("{:032x}", movement.fact.trace),
+        trace_id: Text(Trace(movement.fact.trace)),
         time: Time(movement.time_ms),
         log_index: movement.index,
         sub: movement.sub,
@@ -149,9 +149,8 @@ async fn movements(call: Call) -> Outcome<Reply> {
     let rows = call.view_from(Reading::Many, cursor.map_or(0, |cursor| cursor.index)).await?;
     // A place in the feed is a log index and a position below 2^32 in its entry.
     let after = cursor.map(|cursor| ((cursor.after >> 32) as u64, cursor.after as u32));
-    let page = rows.movements(sku, after, limit).map_err(Problem::storage)?;
-    let last = page.items.last().filter(|_| page.more);
-    let last = last.map(|movement| u128::from(movement.index) << 32 | u128::from(movement.sub));
+    let (page, last) = rows.movements(sku, after, limit).map_err(Problem::storage)?;
+    let last = last.filter(|_| page.more).map(|(index, sub)| u128::from(index) << 32 | u128::from(sub));
     let body = PageView {
         has_more: page.more,
         next_cursor: last.map(|after| call.api.cursors.seal(&list, Cursor { after, index: rows.index() }, now_s())),

@@ -26,6 +26,16 @@ impl<T: fmt::Display> Serialize for Text<T> {
     }
 }
 
+/// A trace id: 32 hex digits.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace(pub u128);
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// Milliseconds since the Unix epoch, written as RFC 3339 in UTC with milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Time(pub i64);
