@@ -245,7 +245,7 @@ impl Core {
     pub(crate) fn live_voters(&self) -> BTreeMap<u64, u64> {
         let metrics = metrics(&self.raft);
         let own = self.who.node();
-        let limit = std::time::Duration::from_millis(2 * self.config.election_max_ms);
+        let limit = std::time::Duration::from_millis(self.config.election_max_ms);
         let mut live = BTreeMap::new();
         for voter in metrics.membership_config.membership().voter_ids() {
             let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(&voter).cloned().flatten());

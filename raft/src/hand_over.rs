@@ -15,6 +15,8 @@ use crate::core::{Core, metrics};
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long to wait for a successor to be caught up.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// A node that stops anyway waits no longer than this for its successor, in milliseconds.
+const STOPPING_TIMEOUT_MS: u64 = 1_500;
 /// How often to look.
 const STEP: Duration = Duration::from_millis(10);
 
@@ -40,7 +42,9 @@ async fn try_hand_over(core: &Arc<Core>, to: Option<u64>, term: u64) -> Result<(
     let successor = find_successor(core, to).await?;
     core.journal.end_reign("leadership is handed over");
     core.raft.trigger().transfer_leader(successor).await.map_err(|error| error.to_string())?;
-    let deadline = Instant::now() + Duration::from_millis(core.config.transfer_timeout_ms);
+    let stopping = core.pulse.stopping();
+    let patience_ms = if stopping { core.config.transfer_timeout_ms.min(STOPPING_TIMEOUT_MS) } else { core.config.transfer_timeout_ms };
+    let deadline = Instant::now() + Duration::from_millis(patience_ms);
     while Instant::now() < deadline {
         let metrics = metrics(&core.raft);
         if metrics.current_term > term && metrics.current_leader.is_some() {
@@ -48,8 +52,10 @@ async fn try_hand_over(core: &Arc<Core>, to: Option<u64>, term: u64) -> Result<(
         }
         tokio::time::sleep(STEP).await;
     }
-    let message = format!("leadership was handed to node {successor}, but no successor was seen in {} ms", core.config.transfer_timeout_ms);
-    core.fatal.report(message.clone());
+    let message = format!("leadership was handed to node {successor}, but no successor was seen in {patience_ms} ms");
+    if !stopping {
+        core.fatal.report(message.clone());
+    }
     Err(message)
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use openraft::ChangeMembers;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use crate::core::{Core, metrics};
 use crate::error::MembershipError;
 use crate::hand_over::hand_over;
 use crate::machine::voters;
+use crate::supervisor::ping;
 use crate::transport::Lane;
 use crate::transport::link::LinkError;
 use crate::transport::wire::{self, Manage, Managed, kind};
@@ -180,15 +182,22 @@ async fn remove(core: &Core, node: u64) -> Result<(), Refusal> {
     }
     let before = voters(membership);
     let result = if before.contains(&node) {
-        let live = core.live_voters();
         let remain: BTreeSet<u64> = before.iter().copied().filter(|voter| *voter != node).collect();
-        check_quorum(&remain, |voter| voter == core.who.node() || live.contains_key(&voter))?;
+        let alive = answering(core, &remain).await;
+        check_quorum(&remain, |voter| alive.contains(&voter))?;
         core.raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([node])), false).await.map(|_| ())
     } else {
         core.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([node])), false).await.map(|_| ())
     };
     tracing::info!(node, ok = result.is_ok(), "removing a member");
     finish(result)
+}
+
+/// The nodes that answer now. A removal that its successors cannot commit would block the cluster for good, so what was
+/// heard a moment ago is not enough.
+async fn answering(core: &Core, nodes: &BTreeSet<u64>) -> BTreeSet<u64> {
+    let asks = nodes.iter().map(|node| async move { (*node, *node == core.who.node() || ping(core, *node).await) });
+    join_all(asks).await.into_iter().filter(|(_, answers)| *answers).map(|(node, _)| node).collect()
 }
 
 /// Refuses a set of voters of which no majority is alive.
@@ -205,9 +214,9 @@ fn check_quorum(remain: &BTreeSet<u64>, alive: impl Fn(u64) -> bool) -> Result<(
 async fn remove_self(core: &Arc<Core>) -> Result<(), Refusal> {
     let own = core.who.node();
     let membership = metrics(&core.raft).membership_config.membership().clone();
-    let live = core.live_voters();
     let remain: BTreeSet<u64> = voters(&membership).into_iter().filter(|voter| *voter != own).collect();
-    check_quorum(&remain, |voter| live.contains_key(&voter))?;
+    let alive = answering(core, &remain).await;
+    check_quorum(&remain, |voter| alive.contains(&voter))?;
     match hand_over(core, None, "this node is to be removed").await {
         Ok(()) => Err(Refusal::NotLeader),
         Err(reason) => Err(MembershipError::Unknown(reason).into()),

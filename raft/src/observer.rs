@@ -23,6 +23,9 @@ pub(crate) async fn run(core: Arc<Core>) {
     loop {
         // Either way the engine is looked at; a closed channel shows in its metrics too.
         let changed = tokio::time::timeout(INTERVAL, server.changed()).await;
+        if core.pulse.stopping() && (matches!(changed, Ok(Err(_))) || metrics(&core.raft).running_state.is_err()) {
+            return;
+        }
         if matches!(changed, Ok(Err(_))) {
             core.fatal.report("the consensus engine stopped unexpectedly; start the node again");
             core.journal.set_leading(None);

@@ -43,6 +43,7 @@ pub(crate) struct Pulse {
     clock_leads: AtomicBool,
     handing_over: AtomicBool,
     stalled: AtomicBool,
+    stopping: AtomicBool,
     diverged: RwLock<Option<String>>,
     pub(crate) observed: RwLock<Observed>,
 }
@@ -59,6 +60,7 @@ impl Pulse {
             clock_leads: AtomicBool::new(true),
             handing_over: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             diverged: RwLock::default(),
             observed: RwLock::default(),
         }
@@ -122,6 +124,15 @@ impl Pulse {
 
     pub(crate) fn handing_over(&self) -> bool {
         self.handing_over.load(Ordering::Acquire)
+    }
+
+    /// The node is being stopped on purpose: parts that end are no failure.
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_stalled(&self, on: bool) {

@@ -94,25 +94,27 @@ pub(crate) async fn ping_peers(core: Arc<Core>) {
     }
 }
 
-async fn ping(core: &Core, peer: u64) {
-    let Ok(Ok(link)) = tokio::time::timeout(PING_TIMEOUT, core.links.get(peer, Lane::Control)).await else { return };
+/// Exchanges reports with one peer; true when it answered.
+pub(crate) async fn ping(core: &Core, peer: u64) -> bool {
+    let Ok(Ok(link)) = tokio::time::timeout(PING_TIMEOUT, core.links.get(peer, Lane::Control)).await else { return false };
     let sent_ms = core.pulse.now_ms();
     let ask = Ping { report: core.report() };
-    match link.call(kind::PING, wire::encode(&ask), after(PING_TIMEOUT)).await {
-        Ok((kind::PONG, body)) => {
-            let Ok(pong) = wire::decode::<Ping>(&body) else { return link.close() };
-            if pong.report.node != peer {
-                return link.close();
-            }
-            let round_trip_ms = core.pulse.now_ms().saturating_sub(sent_ms);
-            let offset_ms = (round_trip_ms <= CLOCK_ROUND_TRIP_MAX_MS).then(|| {
-                let middle = core.world.clock.wall_ms() - i64::try_from(round_trip_ms / 2).unwrap_or(0);
-                pong.report.wall_ms - middle
-            });
-            core.hear(pong.report, offset_ms);
-        }
-        Ok(_) | Err(_) => link.close(),
-    }
+    let answer = link.call(kind::PING, wire::encode(&ask), after(PING_TIMEOUT)).await;
+    let pong = match answer {
+        Ok((kind::PONG, body)) => wire::decode::<Ping>(&body).ok().filter(|pong| pong.report.node == peer),
+        Ok(_) | Err(_) => None,
+    };
+    let Some(pong) = pong else {
+        link.close();
+        return false;
+    };
+    let round_trip_ms = core.pulse.now_ms().saturating_sub(sent_ms);
+    let offset_ms = (round_trip_ms <= CLOCK_ROUND_TRIP_MAX_MS).then(|| {
+        let middle = core.world.clock.wall_ms() - i64::try_from(round_trip_ms / 2).unwrap_or(0);
+        pong.report.wall_ms - middle
+    });
+    core.hear(pong.report, offset_ms);
+    true
 }
 
 /// Notices calls connections whose other end is silently gone.
