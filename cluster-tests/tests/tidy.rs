@@ -53,7 +53,7 @@ fn dependencies(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let base = root().join(folder);
     let mut found = Vec::new();
-    for part in ["src", "tests", "benches"] {
+    for part in ["src", "tests", "benches", "examples"] {
         walk(&base.join(part), &mut found);
     }
     assert!(!found.is_empty(), "{folder} has no sources");
@@ -181,7 +181,7 @@ fn the_codec_and_the_engines_have_one_home_each() {
         ("openraft", (&["raft/"][..], "raft")),
         ("fjall", (&["storage/"][..], "storage")),
         ("redb", (&["storage/"][..], "storage")),
-        ("ractor", (&["actors/src/"][..], "actors")),
+        ("ractor", (&["actors/src/", "cluster-tests/examples/"][..], "actors")),
         ("axum", (&["api/"][..], "api")),
     ]);
     for (word, (paths, folder)) in &homes {
