@@ -18,6 +18,7 @@ use crate::{
 
 const LIST: &str = "accounts";
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::write(Method::POST, "/api/v2/accounts", "createAccount", create)

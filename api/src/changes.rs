@@ -60,6 +60,7 @@ const TYPES: [&str; 20] = [
     "wallet.balance.refunded",
 ];
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/api/v2/changes", Access::Shop, "listChanges", list)

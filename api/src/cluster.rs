@@ -23,6 +23,7 @@ use crate::{
     reply::Reply,
 };
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/api/v2/cluster/status", Access::Admin, "getClusterStatus", status)

@@ -390,8 +390,12 @@ fn finish(api: &ApiState, result: Outcome<Reply>, path: &str, trace: u128, langu
     match result {
         Ok(reply) => respond(reply, &marks),
         Err(problem) => {
-            if problem.code.status().is_server_error() {
-                tracing::warn!(trace_id = %Trace(trace), code = problem.code.as_str(), path, detail = %problem.detail, "request failed");
+            // A shop without a quorum says so thousands of times a second; only a fault is an event of its own.
+            if problem.code == Code::Internal {
+                tracing::error!(trace_id = %Trace(trace), path, detail = %problem.detail, "request failed");
+            } else {
+                let code = problem.code.as_str();
+                tracing::debug!(trace_id = %Trace(trace), code, path, detail = %problem.detail, "request refused");
             }
             refuse(&problem, path, language, &marks)
         }

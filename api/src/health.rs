@@ -16,6 +16,7 @@ use crate::{
 /// Entries a node may be behind and still be ready.
 const LAG_ENTRIES_MAX: u64 = 10_000;
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/livez", Access::Open, "livez", live).about("The process answers.").gives("Alive"),

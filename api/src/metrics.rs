@@ -28,6 +28,7 @@ use crate::{
 const BOUNDS_US: [u64; 11] =
     [5_000, 10_000, 25_000, 50_000, 100_000, 200_000, 350_000, 500_000, 1_000_000, 2_000_000, 5_000_000];
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/metrics", Access::Admin, "getMetrics", show)
@@ -51,7 +52,7 @@ pub struct HttpMetrics {
     pub connections: AtomicU64,
     /// Connections closed because too many were open.
     pub connections_refused: AtomicU64,
-    /// Connections closed because the client was too slow or sent no HTTP.
+    /// Connections closed because the client was silent, slow, or sent no HTTP.
     pub connections_broken: AtomicU64,
     /// Room for long polls.
     pub polls: Semaphore,
@@ -110,7 +111,7 @@ impl HttpMetrics {
         page.gauge("agora_http_connections", "Connections open now.", load(&self.connections));
         let help = "Connections closed because too many were open.";
         page.counter("agora_http_connections_refused_total", help, load(&self.connections_refused));
-        let help = "Connections closed because the client was too slow or sent no HTTP.";
+        let help = "Connections closed because the client was silent, slow, or sent no HTTP.";
         page.counter("agora_http_connections_broken_total", help, load(&self.connections_broken));
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     schemas::schemas,
 };
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint::get("/api/v2/openapi.json", Access::Shop, "getOpenApi", show).about("This document.")]
 }

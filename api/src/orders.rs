@@ -23,6 +23,7 @@ use crate::{
 
 const ORDERS: &str = "/api/v2/orders";
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::write(Method::POST, ORDERS, "placeOrder", place)

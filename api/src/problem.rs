@@ -560,7 +560,6 @@ impl Problem {
 
     /// A broken disk under a read.
     pub fn storage(error: impl std::fmt::Display) -> Box<Self> {
-        tracing::error!(%error, "a read failed in storage");
         Self::new(Code::Internal, format!("storage: {error}"))
     }
 
@@ -720,7 +719,6 @@ impl From<WriteError> for Box<Problem> {
                 problem
             }
             WriteError::Internal(reason) => {
-                tracing::error!(%reason, "a write was refused at apply");
                 Problem::new(Code::Internal, format!("refused at apply, nothing was done: {reason}"))
             }
         }

@@ -136,14 +136,14 @@ async fn connection(
 }
 
 /// A stream whose writes fail when the peer takes nothing for too long.
-struct Taken {
-    stream: TcpStream,
+struct Taken<S> {
+    stream: S,
     timeout: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl Taken {
-    fn new(stream: TcpStream, timeout: Duration) -> Self {
+impl<S> Taken<S> {
+    fn new(stream: S, timeout: Duration) -> Self {
         Self { stream, timeout, waiting: None }
     }
 
@@ -160,13 +160,13 @@ impl Taken {
     }
 }
 
-impl AsyncRead for Taken {
+impl<S: AsyncRead + Unpin> AsyncRead for Taken<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Taken {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.watch(result, cx)
@@ -192,5 +192,34 @@ impl AsyncWrite for Taken {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        let (ours, mut theirs) = duplex(16);
+        let mut taken = Taken::new(ours, Duration::from_secs(30));
+        let reader = tokio::spawn(async move {
+            let mut seen = 0;
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                seen += theirs.read(&mut [0; 16]).await.unwrap();
+            }
+            (seen, theirs)
+        });
+        // 20 seconds per 16 bytes is slow, but it is progress.
+        taken.write_all(&[7; 80]).await.unwrap();
+        let (seen, theirs) = reader.await.unwrap();
+        assert_eq!(seen, 64);
+        let begun = Instant::now();
+        let error = taken.write_all(&[7; 80]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, 30));
+        drop(theirs);
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     views::{PageView, ReceiptView, SingleReceiptView, StockView, Text, Time, Trace},
 };
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/api/v2/skus/{sku_id}/stock", Access::Shop, "getStock", read)

@@ -21,6 +21,7 @@ use crate::{
     views::{AccountWalletView, Text},
 };
 
+/// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/api/v2/wallets/{account_id}", Access::Shop, "getWallet", read)
