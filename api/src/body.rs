@@ -19,6 +19,8 @@ const PERMITS_MAX: usize = 4_096;
 const PERMIT_BYTES: usize = 16 * 1_024;
 /// Characters of an unknown key that are shown.
 const KEY_CHARS_SHOWN: usize = 80;
+/// Characters of a reader's message that are shown.
+const MESSAGE_CHARS_SHOWN: usize = 300;
 
 /// Bounds what all bodies together may hold: 64 MiB.
 pub struct BodyBudget(Semaphore);
@@ -64,7 +66,7 @@ pub async fn receive(
             format!("the body did not arrive within {} ms: nothing was done", timeout.as_millis()),
         )),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(Code::MalformedJson, format!("the body broke off: {error}"))),
+        Ok(Err(error)) => Err(malformed(format!("the body broke off: {error}"))),
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
     }
 }
@@ -93,7 +95,7 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -
     let is_number_range = text.starts_with("number out of range");
     if !error.is_data() && !is_number_range {
         let message = if bytes.is_empty() { "a JSON body is needed".to_owned() } else { format!("not JSON: {text}") };
-        return Problem::of_errors(Code::MalformedJson, vec![FieldError::body("", "MALFORMED_JSON", message)]);
+        return malformed(message);
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let mut at = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
@@ -101,7 +103,7 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -
         // Trailing bytes are the only thing that the first pass sees and this one does not.
         Ok(_) => String::new(),
     };
-    let message = strip_place(&text).to_owned();
+    let message = shown(strip_place(&text));
     if message.starts_with("unknown field") {
         return Problem::of_errors(Code::UnknownField, vec![FieldError::body(at, "UNKNOWN_FIELD", message)]);
     }
@@ -115,6 +117,18 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -
     }
     let code = if is_number_range { "OUT_OF_RANGE" } else { "WRONG_TYPE" };
     Problem::invalid(FieldError::body(at, code, message))
+}
+
+fn malformed(message: String) -> Box<Problem> {
+    Problem::of_errors(Code::MalformedJson, vec![FieldError::body("", "MALFORMED_JSON", message)])
+}
+
+/// A message quotes the client's own text, of which some is enough.
+fn shown(message: &str) -> String {
+    match message.char_indices().nth(MESSAGE_CHARS_SHOWN) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
 }
 
 /// The message without serde's line and column: the pointer says it better.

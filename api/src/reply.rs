@@ -124,8 +124,8 @@ impl Marks {
         if replayed {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
-        // Prices and stock of a minute ago are wrong ones; a proxy must not hand them out.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // Prices and stock of a minute ago are wrong ones: nobody may hand them out without asking again.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     }
 }
 

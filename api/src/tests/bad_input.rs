@@ -35,6 +35,7 @@ fn cases(account: &str, sku: &str) -> Vec<Case> {
         case(orders, "\u{0}", "MALFORMED_JSON", ""),
         case(orders, format!("{} x", of(json!(1))), "MALFORMED_JSON", ""),
         case(orders, with("user_idd", json!(1)), "UNKNOWN_FIELD", "/user_idd"),
+        case(orders, of(json!("9".repeat(100_000))), INVALID, quantity),
         case(orders, of(json!(-1)), INVALID, quantity),
         case(orders, of(json!(0)), INVALID, quantity),
         case(orders, of(json!(1_000_001)), INVALID, quantity),
@@ -98,6 +99,12 @@ async fn a_bad_body_is_told_where_and_changes_nothing() {
         assert_eq!(got.status, 400, "{shown}");
         assert!(got.body.len() < 32 * 1_024, "an answer of {} bytes to {shown}", got.body.len());
     }
+    // The client's own text comes back, but not all of it.
+    let long = format!("{{\"{}\":1}}", "元".repeat(100_000));
+    let ask = ask(http::Method::POST, "/api/v2/orders").bytes(long).header("content-type", "application/json");
+    let got = bench.write(ask).await;
+    got.problem(400, "UNKNOWN_FIELD");
+    assert!(got.body.len() < 8 * 1_024, "an answer of {} bytes", got.body.len());
     assert_eq!(bench.stock(&sku).await, (10, 0, 10));
     let path = format!("/api/v2/skus/{sku}");
     for (body, pointer) in
