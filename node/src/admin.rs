@@ -3,14 +3,14 @@
 //! What a node answers is shown as a table, or as it is with `--json`. Every change is safe to repeat; the node that is
 //! asked finds the leader by itself.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Access, ClusterCommand, SnapshotCommand},
-    client::{self, Client, KeyOf},
+    client::{self, Answer, Client, KeyOf},
     init,
     table::{self, Column, figures, words},
 };
@@ -80,16 +80,18 @@ fn connect(access: &Access, deadline: Duration) -> anyhow::Result<Client> {
 }
 
 /// A change of the cluster, under a fresh idempotency key.
-async fn change(access: &Access, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+async fn change(access: &Access, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Answer> {
     let key = init::random_hex(16)?;
     connect(access, TIMEOUT)?.send(method, path, Some(&key), body.as_ref()).await?.success()
 }
 
-fn show(access: &Access, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+fn show(access: &Access, answer: &Answer, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
     if access.json {
-        println!("{answer}");
+        out.write_all(&answer.raw)?;
+        writeln!(out)?;
     } else {
-        print!("{}", text(answer));
+        out.write_all(text(&answer.body).as_bytes())?;
     }
     Ok(())
 }
@@ -122,7 +124,7 @@ fn status_text(status: &Value) -> String {
                 text(member, "lag"),
                 text(member, "version"),
                 text(member, "health"),
-                text(member, "digest").chars().take(DIGEST_CHARS).collect(),
+                digest(member),
             ]
         })
         .collect();
@@ -137,6 +139,15 @@ fn status_text(status: &Value) -> String {
     format!("{}{leader} · {healthy} of {voters} voters ok, {quorum} needed\n", table::render(&COLUMNS, &rows))
 }
 
+/// The digest at a member's last checkpoint, and that checkpoint's index: digests are equal only at equal indexes.
+fn digest(member: &Value) -> String {
+    let start: String = text(member, "digest").chars().take(DIGEST_CHARS).collect();
+    match member.pointer("/checkpoint/index").and_then(Value::as_u64) {
+        Some(index) => format!("{start}@{index}"),
+        None => start,
+    }
+}
+
 fn members_text(answer: &Value) -> String {
     const COLUMNS: [Column; 4] = [words("NODE"), words("ROLE"), words("PEER"), words("HTTP")];
     let rows: Vec<Vec<String>> = list(answer, "members")
@@ -149,12 +160,10 @@ fn members_text(answer: &Value) -> String {
 }
 
 fn snapshots_text(answer: &Value) -> String {
-    const COLUMNS: [Column; 5] = [words("NAME"), figures("INDEX"), figures("TERM"), figures("BYTES"), words("CREATED")];
+    const COLUMNS: [Column; 4] = [words("NAME"), figures("INDEX"), figures("TERM"), figures("BYTES")];
     let rows: Vec<Vec<String>> = list(answer, "data")
         .iter()
-        .map(|one| {
-            vec![text(one, "name"), text(one, "index"), text(one, "term"), text(one, "bytes"), text(one, "created_at")]
-        })
+        .map(|one| vec![text(one, "name"), text(one, "index"), text(one, "term"), text(one, "bytes")])
         .collect();
     if rows.is_empty() {
         return "no snapshots; agora snapshot create makes one\n".to_owned();
@@ -186,7 +195,7 @@ mod tests {
             json!({
                 "id": id, "http": format!("10.0.0.{id}:8081"), "role": role, "term": 3, "commit_index": 120_331,
                 "applied_index": applied, "lag": 0, "version": "0.1.0", "health": health,
-                "digest": "0123456789abcdef0123456789abcdef",
+                "digest": "0123456789abcdef0123456789abcdef", "checkpoint": {"index": 120_000},
             })
         };
         let status = json!({
@@ -199,9 +208,9 @@ mod tests {
         });
         let expected = "\
 NODE  ADDR           ROLE      TERM   COMMIT  APPLIED  LAG  VERSION  HEALTH       DIGEST
-n1    10.0.0.1:8081  leader       3  120 331  120 331    0  0.1.0    ok           0123456789ab
-n2    10.0.0.2:8081  follower     3  120 331  120 329    0  0.1.0    ok           0123456789ab
-n3    10.0.0.3:8081  follower     3  120 331        -    0  0.1.0    unreachable  0123456789ab
+n1    10.0.0.1:8081  leader       3  120 331  120 331    0  0.1.0    ok           0123456789ab@120000
+n2    10.0.0.2:8081  follower     3  120 331  120 329    0  0.1.0    ok           0123456789ab@120000
+n3    10.0.0.3:8081  follower     3  120 331        -    0  0.1.0    unreachable  0123456789ab@120000
 leader n1 · 2 of 3 voters ok, 2 needed
 ";
         assert_eq!(status_text(&status), expected);

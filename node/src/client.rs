@@ -42,13 +42,15 @@ pub struct Answer {
     pub status: u16,
     /// JSON, or the text as a JSON string; `Null` if empty.
     pub body: Value,
+    /// The body as it came.
+    pub raw: Bytes,
 }
 
 impl Answer {
-    /// The body of a 2xx; otherwise an error that says what the node said.
-    pub fn success(self) -> anyhow::Result<Value> {
+    /// The answer if it is a 2xx; otherwise an error that says what the node said.
+    pub fn success(self) -> anyhow::Result<Answer> {
         if (200..300).contains(&self.status) {
-            return Ok(self.body);
+            return Ok(self);
         }
         Err(anyhow!(self.complaint()))
     }
@@ -121,12 +123,12 @@ impl Client {
     }
 
     /// `GET path`, which must succeed.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
         self.send(Method::GET, path, None, None).await?.success()
     }
 
     /// `POST path`, which must succeed.
-    pub async fn post(&self, path: &str, key: &str, body: &Value) -> anyhow::Result<Value> {
+    pub async fn post(&self, path: &str, key: &str, body: &Value) -> anyhow::Result<Answer> {
         self.send(Method::POST, path, Some(key), Some(body)).await?.success()
     }
 
@@ -166,12 +168,12 @@ impl Client {
             .await
             .with_context(|| format!("{endpoint}: no answer in time"))?
             .with_context(|| format!("{endpoint}: connection lost"))?;
-        let body = match serde_json::from_slice(&body) {
+        let value = match serde_json::from_slice(&body) {
             Ok(value) => value,
             Err(_) if body.is_empty() => Value::Null,
             Err(_) => Value::String(String::from_utf8_lossy(&body).into_owned()),
         };
-        Ok(Answer { status: head.status.as_u16(), body })
+        Ok(Answer { status: head.status.as_u16(), body: value, raw: body })
     }
 }
 
@@ -274,7 +276,7 @@ mod tests {
         let endpoints = vec![gone, node("503 Service Unavailable").await, node("201 Created").await];
         let client = Client::new(endpoints.clone(), Some("key"), Duration::from_secs(5)).unwrap();
         for _ in 0..2 {
-            assert_eq!(client.post("/x", "k", &Value::Null).await.unwrap()["a"], 1);
+            assert_eq!(client.post("/x", "k", &Value::Null).await.unwrap().body["a"], 1);
         }
         let client = Client::new(endpoints[..2].to_vec(), None, Duration::from_millis(300)).unwrap();
         let failed = client.get("/x").await.unwrap_err().to_string();
@@ -310,7 +312,7 @@ mod tests {
     #[test]
     fn a_problem_becomes_one_line() {
         let body = serde_json::json!({"code": "WOULD_LOSE_QUORUM", "detail": "1 of 2 voters", "trace_id": "ab"});
-        let answer = Answer { status: 409, body };
+        let answer = Answer { status: 409, body, raw: Bytes::new() };
         assert_eq!(answer.complaint(), "409 WOULD_LOSE_QUORUM: 1 of 2 voters (trace ab)");
         assert!(answer.success().is_err());
     }

@@ -10,7 +10,10 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{client::Client, config::Address};
+use crate::{
+    client::{Answer, Client},
+    config::Address,
+};
 
 /// What the demo shop sells: code, name, price in minor units, units received.
 const GOODS: &[(&str, &str, i64, u32)] = &[
@@ -67,9 +70,7 @@ async fn create(client: &Client) -> anyhow::Result<Demo> {
 }
 
 /// The `id` of an answer.
-pub fn id_of(body: &serde_json::Value) -> anyhow::Result<String> {
-    body.get("id")
-        .and_then(|id| id.as_str())
-        .map(str::to_owned)
-        .with_context(|| format!("an answer without id: {body}"))
+pub fn id_of(answer: &Answer) -> anyhow::Result<String> {
+    let id = answer.body.get("id").and_then(|id| id.as_str());
+    id.map(str::to_owned).with_context(|| format!("an answer without id: {}", answer.body))
 }

@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -159,18 +158,34 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// The one line of `--json`.
+#[derive(Serialize)]
+struct Announcement<'a> {
+    nodes: Vec<AnnouncedNode>,
+    shop_key: &'a str,
+    admin_key: &'a str,
+    data_dir: String,
+}
+
+#[derive(Serialize)]
+struct AnnouncedNode {
+    id: u64,
+    pid: Option<u32>,
+    http: String,
+}
+
 fn announcement(places: &[Place], pids: &[(u64, u32)], config: &Config, dir: &Path) -> String {
-    let nodes: Vec<_> = places
-        .iter()
-        .map(|place| json!({"id": place.id, "pid": pid_of(pids, place.id), "http": format!("http://{}", place.http)}))
-        .collect();
-    json!({
-        "nodes": nodes,
-        "shop_key": config.shop_key.reveal(),
-        "admin_key": config.admin_key.reveal(),
-        "data_dir": dir.display().to_string(),
-    })
-    .to_string()
+    let node = |place: &Place| AnnouncedNode {
+        id: place.id,
+        pid: pid_of(pids, place.id),
+        http: format!("http://{}", place.http),
+    };
+    let announcement = Announcement {
+        nodes: places.iter().map(node).collect(),
+        shop_key: config.shop_key.reveal(),
+        admin_key: config.admin_key.reveal(),
+        data_dir: dir.display().to_string(),
+    };
+    serde_json::to_string(&announcement).expect("text and numbers are JSON")
 }
 
 fn pid_of(pids: &[(u64, u32)], id: u64) -> Option<u32> {
@@ -232,6 +247,8 @@ fn program() -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn args(dir: &Path) -> DevArgs {

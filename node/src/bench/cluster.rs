@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
 use crate::{
-    client::Client,
+    client::{Answer, Client},
     config::Address,
     demo,
     fleet::{self, Fleet, Place},
@@ -175,7 +175,7 @@ fn receipts(skus: &[String], wish: &Wish) -> Vec<Task> {
     tasks
 }
 
-fn ids(answers: Vec<serde_json::Value>) -> anyhow::Result<Vec<String>> {
+fn ids(answers: Vec<Answer>) -> anyhow::Result<Vec<String>> {
     answers.iter().map(demo::id_of).collect()
 }
 
@@ -187,11 +187,11 @@ struct Task {
 }
 
 /// Does all tasks; the answers are in their order.
-async fn run_all(endpoints: &[Address], shop_key: &str, tasks: Vec<Task>) -> anyhow::Result<Vec<serde_json::Value>> {
+async fn run_all(endpoints: &[Address], shop_key: &str, tasks: Vec<Task>) -> anyhow::Result<Vec<Answer>> {
     let count = tasks.len();
     let tasks = Rc::new(tasks);
     let next = Rc::new(Cell::new(0_usize));
-    let answers = Rc::new(RefCell::new(vec![serde_json::Value::Null; count]));
+    let answers = Rc::new(RefCell::new(vec![None; count]));
     let failed: Rc<RefCell<Option<anyhow::Error>>> = Rc::default();
     let set = LocalSet::new();
     for number in 0..SETUP_CONNECTIONS_MAX.min(count) {
@@ -205,7 +205,7 @@ async fn run_all(endpoints: &[Address], shop_key: &str, tasks: Vec<Task>) -> any
                 let at = next.replace(next.get() + 1);
                 let Some(task) = tasks.get(at) else { return };
                 match client.post(task.path, &task.key, &task.body).await {
-                    Ok(answer) => answers.borrow_mut()[at] = answer,
+                    Ok(answer) => answers.borrow_mut()[at] = Some(answer),
                     Err(error) => *failed.borrow_mut() = Some(error.context(format!("setup: POST {}", task.path))),
                 }
             }
@@ -215,10 +215,8 @@ async fn run_all(endpoints: &[Address], shop_key: &str, tasks: Vec<Task>) -> any
     if let Some(error) = failed.take() {
         return Err(error);
     }
-    let answers = answers.take();
-    if answers.len() != count {
-        bail!("setup: {} answers for {count} requests", answers.len());
-    }
+    let answers: Vec<Answer> = answers.take().into_iter().flatten().collect();
+    ensure!(answers.len() == count, "setup: {} answers to {count} requests", answers.len());
     Ok(answers)
 }
 

@@ -287,7 +287,7 @@ pub const KEYS: &[Key] = &[
     key(
         "log",
         "level",
-        Rule::Text { default: "info,openraft=warn" },
+        Rule::Text { default: "info,openraft=error" },
         "error, warn, info, debug or trace, and per module: info,agora_raft=debug.",
     ),
 ];
