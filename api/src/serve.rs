@@ -76,7 +76,7 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future
         let (state, service, phase) = (state.clone(), service.clone(), phase.subscribe());
         tokio::spawn(async move {
             state.metrics.connections.fetch_add(1, Ordering::Relaxed);
-            if connection(stream, &state, service, phase).await.is_err() {
+            if connection(stream, state.clone(), service, phase).await.is_err() {
                 state.metrics.connections_broken.fetch_add(1, Ordering::Relaxed);
             }
             state.metrics.connections.fetch_sub(1, Ordering::Relaxed);
@@ -100,30 +100,40 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future
 /// A connection that broke off, or was broken off.
 struct Broken;
 
+/// One connection. Whoever has not said anything yet is held by this alone, so it is kept small: what talking takes is
+/// boxed, and made when there is something to hear.
 async fn connection(
     stream: TcpStream,
-    state: &ApiState,
+    state: ApiState,
     service: TowerToHyperService<axum::Router>,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<(), Broken> {
-    let config = &state.config;
     // Answers are written whole; waiting for more to send would only delay them.
     stream.set_nodelay(true).map_err(|_| Broken)?;
-    let head_timeout = Duration::from_millis(config.header_timeout_ms);
-    // Buffers are made for whoever has something to say.
+    let head_timeout = Duration::from_millis(state.config.header_timeout_ms);
     tokio::select! {
         readable = tokio::time::timeout(head_timeout, stream.readable()) => {
             readable.map_err(|_| Broken)?.map_err(|_| Broken)?;
         }
         _ = phase.wait_for(|phase| *phase != Phase::Open) => return Ok(()),
     }
-    let io = TokioIo::new(Taken::new(stream, Duration::from_millis(config.write_timeout_ms)));
+    let write_timeout = Duration::from_millis(state.config.write_timeout_ms);
+    Box::pin(talk(Taken::new(stream, write_timeout), head_timeout, service, phase)).await
+}
+
+/// Request after request, until the client leaves or the node stops.
+async fn talk(
+    stream: Taken<TcpStream>,
+    head_timeout: Duration,
+    service: TowerToHyperService<axum::Router>,
+    mut phase: watch::Receiver<Phase>,
+) -> Result<(), Broken> {
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         done = &mut serving => return done.map_err(|_| Broken),
@@ -200,6 +210,17 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_silent_connection_is_held_by_less_than_two_kilobytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let bench = crate::tests::Bench::start().await;
+        let service = TowerToHyperService::new(router(bench.state.clone()));
+        let (_phase, seen) = watch::channel(Phase::Open);
+        let bytes = size_of_val(&connection(stream, bench.state.clone(), service, seen));
+        assert!(bytes < 2_048, "{bytes} bytes");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
