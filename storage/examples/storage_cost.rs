@@ -1,6 +1,6 @@
 //! What storage costs: CPU per order in the rows, and per group commit in the log. Prints figures for the machine it runs on.
 //!
-//! `cargo run --release -p agora-storage --example storage_cost`
+//! `cargo run --release -p agora-storage --example storage_cost [directory [flushing threads]]`
 
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,12 @@ fn cpu() -> (Duration, Duration) {
         Duration::from_millis(ticks * 10)
     };
     (read("/proc/self/stat"), read("/proc/thread-self/stat"))
+}
+
+/// Lets the peak start again from what is in use now.
+fn forget_peak_memory() {
+    std::fs::write("/proc/self/clear_refs", "5").ok();
+    println!("memory: {} MiB in use", peak_memory_mib());
 }
 
 fn peak_memory_mib() -> u64 {
@@ -96,10 +102,14 @@ fn rows_cost(disk: &FileDisk) -> StateHeader {
     let rows = disk.create_rows(1).expect("rows");
     let orders = BATCHES * ORDERS_PER_BATCH;
     let mut state = StateHeader::default();
+    for orders_per_second in [10_000, 30_000] {
+        paced_cost(&*rows, &mut state, orders_per_second);
+    }
+    let first = rows.applied() + 1;
     let mut building = Duration::ZERO;
     let mut commits: Vec<Duration> = Vec::new();
     let (started, (process, thread)) = (Instant::now(), cpu());
-    for index in 1..=BATCHES {
+    for index in first..first + BATCHES {
         let begun = Instant::now();
         let mut batch = batch_of(index);
         state.digest = state.digest.wrapping_add(batch.digest_delta());
@@ -133,9 +143,6 @@ fn rows_cost(disk: &FileDisk) -> StateHeader {
     );
     println!("rows: {:?}", rows.stats());
     read_cost(&*rows);
-    for orders_per_second in [10_000, 30_000] {
-        paced_cost(&*rows, &mut state, orders_per_second);
-    }
     state
 }
 
@@ -192,6 +199,7 @@ fn snapshot_cost(disk: &FileDisk, state: StateHeader) {
         created_ms: 0,
     };
     let view = rows.view().expect("view");
+    forget_peak_memory();
     let started = Instant::now();
     scrub::verify(&*view).expect("verify");
     println!("scrub: {:.2} s", started.elapsed().as_secs_f64());
@@ -208,6 +216,7 @@ fn snapshot_cost(disk: &FileDisk, state: StateHeader) {
     let mut input = disk.snapshot_open("cost").expect("open");
     verify_snapshot(&mut *input, &mut |_| Ok(())).expect("verify");
     println!("snapshot: verified in {:.2} s", started.elapsed().as_secs_f64());
+    forget_peak_memory();
     let started = Instant::now();
     let target = disk.create_rows(2).expect("rows");
     let mut input = disk.snapshot_open("cost").expect("open");
@@ -223,7 +232,8 @@ fn snapshot_cost(disk: &FileDisk, state: StateHeader) {
 fn main() {
     let dir = std::env::args().nth(1).unwrap_or_else(|| "target/storage-cost".into());
     std::fs::remove_dir_all(&dir).ok();
-    let disk = FileDisk::new(&dir, RowOptions::default()).expect("disk");
+    let worker_threads = std::env::args().nth(2).and_then(|count| count.parse().ok()).unwrap_or(1);
+    let disk = FileDisk::new(&dir, RowOptions { worker_threads, ..RowOptions::default() }).expect("disk");
     for bytes in [1_000, 10_000, 30_000, 100_000] {
         log_cost(&disk, bytes);
     }

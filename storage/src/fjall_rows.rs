@@ -58,6 +58,9 @@ const KEYSPACES: &str = "keyspaces";
 /// Outcomes buckets that may exist at once. A day of six-hour buckets is five.
 pub const BUCKETS_MAX: usize = 64;
 
+/// Memtables waiting to be flushed during an ingest, at most.
+const INGEST_FLUSHES_WAITING_MAX: usize = 2;
+
 /// One keyspace of the database, and from which version to which it is part of the rows.
 #[derive(Clone)]
 struct Handle {
@@ -403,6 +406,14 @@ impl Rows for FjallRows {
         }
         out.commit().map_err(engine)?;
         self.commits.fetch_add(1, Ordering::Relaxed);
+        // An ingest comes as fast as a file is read: do not let memtables pile up in memory.
+        while self.database.outstanding_flushes() > INGEST_FLUSHES_WAITING_MAX {
+            std::thread::sleep(Duration::from_millis(1));
+            if self.database.persist(PersistMode::Buffer).is_err() {
+                // The flushing thread has failed, so nothing would ever end the wait.
+                return Err(engine(fjall::Error::Poisoned));
+            }
+        }
         Ok(())
     }
 
