@@ -20,15 +20,23 @@ static NEXT: AtomicU16 = AtomicU16::new(0);
 /// # Panics
 /// When no port of the range is free.
 pub fn free() -> u16 {
+    free_row(1)
+}
+
+/// The first of `count` ports in a row that nobody listens on, none of them handed out before by this process.
+///
+/// # Panics
+/// When the range has no such row.
+pub fn free_row(count: u16) -> u16 {
     let span = END - FIRST;
     // Test binaries that run side by side begin at different places.
     let start = (std::process::id().wrapping_mul(97) % u32::from(span)) as u16;
-    for _ in 0..span {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + start.wrapping_add(step) % span;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+    for _ in 0..span / count {
+        let step = NEXT.fetch_add(count, Ordering::Relaxed);
+        let first = FIRST + start.wrapping_add(step) % (span - count);
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
         }
     }
-    panic!("no free port between {FIRST} and {END}");
+    panic!("no {count} free ports in a row between {FIRST} and {END}");
 }

@@ -3,6 +3,7 @@
 //! start a cluster; `agora cluster` and `agora snapshot` work on any node, with `--json` (item 7 of the issue).
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -21,16 +22,6 @@ use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_agora-test-node");
 
-/// A base port with room for a few more above it.
-fn ports_in_a_row(count: u16) -> u16 {
-    loop {
-        let base = ports::free();
-        if (1..count).all(|step| std::net::TcpListener::bind(("127.0.0.1", base + step)).is_ok()) {
-            return base;
-        }
-    }
-}
-
 /// A running `agora dev`, killed with the test.
 struct Dev {
     child: Child,
@@ -45,14 +36,16 @@ impl Dev {
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(File::create(data.with_extension("log")).expect("a log file"))
             .spawn()
             .expect("agora dev");
         let mut line = String::new();
         let out = child.stdout.take().expect("its output");
         BufReader::new(out).read_line(&mut line).expect("a line");
-        let ready =
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("not one line of JSON: {error}: {line:?}"));
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| {
+            let said = std::fs::read_to_string(data.with_extension("log")).unwrap_or_default();
+            panic!("not one line of JSON: {error}: {line:?}\n{said}")
+        });
         Dev { child, ready }
     }
 
@@ -93,7 +86,7 @@ impl Drop for Dev {
 async fn one_command_starts_a_shop_that_goes_on_where_it_was() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
-    let port = ports_in_a_row(8);
+    let port = ports::free_row(8);
     let dev = Dev::start(&data, port, &[]);
     let nodes = dev.ready["nodes"].as_array().expect("nodes").clone();
     let addresses: Vec<String> = nodes.iter().map(|node| text(node, "http")).collect();
@@ -130,7 +123,7 @@ async fn one_command_starts_a_shop_that_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_do_not_outlive_a_dev_that_was_killed() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut dev = Dev::start(&dir.path().join("data"), ports_in_a_row(8), &["--nodes", "1"]);
+    let mut dev = Dev::start(&dir.path().join("data"), ports::free_row(8), &["--nodes", "1"]);
     let pids = dev.pids();
     assert_eq!(pids.len(), 1);
     dev.child.kill().expect("kill -9 of an own child");
@@ -146,7 +139,7 @@ async fn nodes_do_not_outlive_a_dev_that_was_killed() {
 async fn the_files_of_init_start_a_cluster() {
     let dir = tempfile::tempdir().expect("a directory");
     let files = dir.path().join("config");
-    let (http, peer) = (ports_in_a_row(3), ports_in_a_row(3));
+    let (http, peer) = (ports::free_row(3), ports::free_row(3));
     let init = |dir: &Path| {
         Command::new(BINARY)
             .args([

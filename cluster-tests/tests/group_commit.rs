@@ -25,7 +25,7 @@ async fn orders_share_entries_and_fsyncs() {
     let client = cluster.client();
     let mut skus = Vec::new();
     for at in 0..3 {
-        skus.push(stocked_sku(&client, &format!("GROUP-{at}"), 100, 10_000_000).await.id);
+        skus.push(stocked_sku(&client, &format!("GROUP-{at}"), 100, 1_000_000).await.id);
     }
     let account = create_account(&client, "buyer").await;
     let body = order_body(&account, &[(&skus[0], 1), (&skus[1], 2), (&skus[2], 3)]);

@@ -39,6 +39,8 @@ async fn members_change_while_orders_run() {
 
     cluster.prepare_joiner(4);
     cluster.start_node(4);
+    // Buyers come to it at once: until it can sell it has to say so in a way that sends them elsewhere.
+    client.set_endpoints(cluster.endpoints());
     let newcomer = json!({"id": 4, "peer_addr": cluster.peer(4), "http_addr": cluster.http(4)});
     administer(&client, 1, &Call::post("/cluster/members", newcomer.clone())).await.expect_success();
     // Safe to repeat.

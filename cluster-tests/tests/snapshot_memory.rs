@@ -49,6 +49,7 @@ async fn a_snapshot_of_many_rows_needs_little_memory() {
 
     cluster.prepare_joiner(4);
     cluster.start_node(4);
+    client.set_endpoints(cluster.endpoints());
     let begun = Instant::now();
     let body = json!({"id": 4, "peer_addr": cluster.peer(4), "http_addr": cluster.http(4)});
     let deadline = Instant::now() + 5 * SETTLE_TIMEOUT;
