@@ -35,7 +35,6 @@ const EXIT_CONFIG: u8 = 78;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-
 /// Runs the command line of this process. The exit code is 0 when all is well, 1 after a failure, 2 for a command line
 /// that is not understood and 78 for a configuration that is not valid; in each case one message on standard error says
 /// what happened and what to do.
@@ -51,10 +50,24 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("agora: {error:#}");
+            eprintln!("agora: {}", explain(&error));
             if error.is::<config::ConfigError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// An error and its causes in one line. Some errors already end with their cause's words, which are not said twice.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut line, cause| {
+        let words = cause.to_string();
+        if !line.ends_with(&words) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&words);
+        }
+        line
+    })
 }
 
 /// A runtime for the commands, which wait more than they work. Local tasks may be spawned on it.
@@ -62,4 +75,15 @@ fn on_one_thread(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::R
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no such file").context("create x: no such file").context("node 1 cannot start");
+        assert_eq!(explain(&error), "node 1 cannot start: create x: no such file");
+    }
 }
