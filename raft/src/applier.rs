@@ -253,7 +253,8 @@ impl<A: Apply> Worker<A> {
             }
             EntryPayload::Normal(sealed) => {
                 let bytes = record::payload(sealed);
-                let parsed = EntryReader::parse(&bytes).map_err(|error| format!("entry {} cannot be read: {error}", at.index))?;
+                let parsed = EntryReader::parse(&bytes)
+                    .map_err(|error| format!("entry {} cannot be read: {error}", at.index))?;
                 header = Some(*parsed.header());
                 self.hand_over(rows, at, Payload::Entry(&bytes))?
             }
@@ -267,7 +268,12 @@ impl<A: Apply> Worker<A> {
         Ok(())
     }
 
-    fn hand_over(&mut self, rows: &Arc<dyn Rows>, at: LogPosition, payload: Payload<'_>) -> Result<Applied<A::Outcome>, String> {
+    fn hand_over(
+        &mut self,
+        rows: &Arc<dyn Rows>,
+        at: LogPosition,
+        payload: Payload<'_>,
+    ) -> Result<Applied<A::Outcome>, String> {
         self.apply
             .apply(rows, Committed { index: at.index, term: at.term, payload })
             .map_err(|error| format!("entry {} of term {} cannot be applied: {error}", at.index, at.term))

@@ -147,7 +147,9 @@ impl Barriers {
         let Some(leader) = self.pulse.observed.read().leader else { return ReadIndex::NotLeader };
         let asked = async {
             let deadline = deadline.min(after(ASK_TIMEOUT));
-            let link = tokio::time::timeout_at(deadline, self.links.get(leader, Lane::Control)).await.map_err(|_| LinkError::Timeout)??;
+            let link = tokio::time::timeout_at(deadline, self.links.get(leader, Lane::Control))
+                .await
+                .map_err(|_| LinkError::Timeout)??;
             link.call(kind::BARRIER, wire::encode(&Barrier { quorum }), deadline).await
         };
         match asked.await {

@@ -63,7 +63,8 @@ struct SeenSoFar {
 
 impl Seen for SeenSoFar {
     fn members(&self) -> (MembershipRecord, LogPosition) {
-        let members = self.apply.get().map(|apply| apply.with_progress(|progress| progress.members.clone())).unwrap_or_default();
+        let members =
+            self.apply.get().map(|apply| apply.with_progress(|progress| progress.members.clone())).unwrap_or_default();
         (members, self.pulse.observed.read().committed)
     }
 }
@@ -82,10 +83,15 @@ fn open_directory(world: &World, config: &RaftConfig, boot: &Boot) -> Result<Dir
         Boot::Existing => None,
         Boot::Create { lineage, members } => {
             if *lineage == 0 {
-                return Err(StartError::Config("lineage 0 means unknown: draw a random one when creating a cluster".to_owned()));
+                return Err(StartError::Config(
+                    "lineage 0 means unknown: draw a random one when creating a cluster".to_owned(),
+                ));
             }
             if !members.iter().any(|member| member.id == config.node_id) {
-                return Err(StartError::Config(format!("node {} is not among the first members of the new cluster", config.node_id)));
+                return Err(StartError::Config(format!(
+                    "node {} is not among the first members of the new cluster",
+                    config.node_id
+                )));
             }
             Some(NewIdentity { lineage: *lineage })
         }
@@ -93,7 +99,9 @@ fn open_directory(world: &World, config: &RaftConfig, boot: &Boot) -> Result<Dir
     };
     Ok(match agora_storage::open::open(&*world.disk, &expect, create)? {
         Opened::Ready { log, identity, rows } => Directory { log, identity, rows: Ok(rows) },
-        Opened::RowsLost { log, identity, reason, need_index } => Directory { log, identity, rows: Err((reason, need_index)) },
+        Opened::RowsLost { log, identity, reason, need_index } => {
+            Directory { log, identity, rows: Err((reason, need_index)) }
+        }
     })
 }
 
@@ -123,7 +131,8 @@ pub(crate) async fn boot<A: Apply>(
         fatal.clone(),
     )
     .map_err(StartError::Other)?;
-    let mut threads: Vec<_> = log.start().map_err(|error| StartError::Other(format!("log thread: {error}")))?.into_iter().collect();
+    let mut threads: Vec<_> =
+        log.start().map_err(|error| StartError::Other(format!("log thread: {error}")))?.into_iter().collect();
 
     let pulse = Arc::new(Pulse::new(world.clock.clone(), config.election_max_ms));
     let who = Arc::new(Who::new(directory.identity.clone()));
@@ -142,7 +151,9 @@ pub(crate) async fn boot<A: Apply>(
     let (generation, rows) = match directory.rows {
         Ok(rows) => (directory.identity.generation, rows),
         Err((reason, need_index)) => {
-            let rebuilt = rebuild_rows(&config, &log, &links, &template, directory.identity.generation, &reason, need_index).await;
+            let rebuilt =
+                rebuild_rows(&config, &log, &links, &template, directory.identity.generation, &reason, need_index)
+                    .await;
             if rebuilt.is_err() {
                 log.stop();
             }
@@ -152,7 +163,8 @@ pub(crate) async fn boot<A: Apply>(
 
     let rows = Arc::new(RowsCell::new(generation, rows));
     let settings = Settings::new(&config, who.incarnation());
-    let (journal_gate, answers) = Gate::<A::Outcome>::new(settings, world.clock.clone(), pulse.clone(), counters.clone());
+    let (journal_gate, answers) =
+        Gate::<A::Outcome>::new(settings, world.clock.clone(), pulse.clone(), counters.clone());
     callers.spawn(journal::deliver(answers));
     let (apply, thread) = ApplyHandle::start(
         apply,
@@ -171,7 +183,8 @@ pub(crate) async fn boot<A: Apply>(
 
     let syncer = Syncer { log: log.clone(), exec: world.exec, counters: counters.clone() };
     let sender = Arc::new(Sender::new(counters.clone(), world.exec));
-    let machine = Machine { apply: apply.clone(), syncer: syncer.clone(), template: template.clone(), behind: Some(log.clone()) };
+    let machine =
+        Machine { apply: apply.clone(), syncer: syncer.clone(), template: template.clone(), behind: Some(log.clone()) };
     let network = Network { links: links.clone(), snapshots: sender.clone() };
     let raft = Raft::build(config.node_id, engine_config, network, LogAdapter::new(log.clone()), machine)
         .await
@@ -232,7 +245,11 @@ async fn listen(world: &World, config: &RaftConfig) -> Result<Box<dyn NetListene
 }
 
 /// Writes the first entry of a new cluster, on each of its first members alike.
-async fn initialize(raft: &Raft<crate::types::TypeConfig, Machine>, log: &LogHandle, boot: &Boot) -> Result<(), StartError> {
+async fn initialize(
+    raft: &Raft<crate::types::TypeConfig, Machine>,
+    log: &LogHandle,
+    boot: &Boot,
+) -> Result<(), StartError> {
     let Boot::Create { members, .. } = boot else { return Ok(()) };
     let fresh = log.durable_end().index == 0 && log.vote() == Default::default();
     if !fresh {
@@ -275,7 +292,9 @@ async fn rebuild_rows(
                     let at = LogPosition { index: header.index, term: header.term };
                     cut_log(log, at).await.map_err(StartError::Other)?;
                     let generation = prepared.generation();
-                    log.rows_synced(generation, at.index).await.map_err(|error| StartError::Other(error.to_string()))?;
+                    log.rows_synced(generation, at.index)
+                        .await
+                        .map_err(|error| StartError::Other(error.to_string()))?;
                     tracing::info!(from = node, index = at.index, "rows were rebuilt from a peer's snapshot");
                     return Ok((generation, prepared.keep()));
                 }

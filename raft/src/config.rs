@@ -160,14 +160,20 @@ impl RaftConfig {
         if self.cluster.is_empty() || self.cluster.len() > 128 {
             return refuse(format!("cluster name of {} bytes: give it 1 to 128", self.cluster.len()));
         }
-        if self.heartbeat_ms == 0 || self.election_min_ms < 2 * self.heartbeat_ms || self.election_max_ms <= self.election_min_ms {
+        if self.heartbeat_ms == 0
+            || self.election_min_ms < 2 * self.heartbeat_ms
+            || self.election_max_ms <= self.election_min_ms
+        {
             return refuse(format!(
                 "heartbeat_ms {} / election_min_ms {} / election_max_ms {}: the election time must be at least twice the heartbeat, and max above min",
                 self.heartbeat_ms, self.election_min_ms, self.election_max_ms
             ));
         }
         if self.entries_in_flight_max == 0 || self.entries_in_flight_max > ENTRIES_IN_FLIGHT_MAX {
-            return refuse(format!("entries_in_flight_max {}: give 1 to {ENTRIES_IN_FLIGHT_MAX}", self.entries_in_flight_max));
+            return refuse(format!(
+                "entries_in_flight_max {}: give 1 to {ENTRIES_IN_FLIGHT_MAX}",
+                self.entries_in_flight_max
+            ));
         }
         if self.entry_count_max == 0 || self.entry_count_max > ENTRY_COUNT_MAX {
             return refuse(format!("entry_count_max {}: give 1 to {ENTRY_COUNT_MAX}", self.entry_count_max));
@@ -175,13 +181,19 @@ impl RaftConfig {
         if self.entry_bytes_max == 0 || self.entry_bytes_max > ENTRY_BYTES_MAX {
             return refuse(format!("entry_bytes_max {}: give 1 to {ENTRY_BYTES_MAX}", self.entry_bytes_max));
         }
-        if self.queue_count_max == 0 || self.queue_count_max > QUEUE_COUNT_MAX || self.queue_bytes_max < self.entry_bytes_max {
+        if self.queue_count_max == 0
+            || self.queue_count_max > QUEUE_COUNT_MAX
+            || self.queue_bytes_max < self.entry_bytes_max
+        {
             return refuse(format!(
                 "queue_count_max {} / queue_bytes_max {}: give 1 to {QUEUE_COUNT_MAX}, and bytes for at least one entry",
                 self.queue_count_max, self.queue_bytes_max
             ));
         }
-        if self.log_bytes_max < LOG_BYTES_MIN || self.snapshot_log_bytes == 0 || self.snapshot_log_bytes > self.log_bytes_max {
+        if self.log_bytes_max < LOG_BYTES_MIN
+            || self.snapshot_log_bytes == 0
+            || self.snapshot_log_bytes > self.log_bytes_max
+        {
             return refuse(format!(
                 "log_bytes_max {} / snapshot_log_bytes {}: give at least {LOG_BYTES_MIN}, and the second below the first",
                 self.log_bytes_max, self.snapshot_log_bytes

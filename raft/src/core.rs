@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use openraft::{Instant as _, Raft, RaftMetrics};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, Raft, RaftMetrics};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -173,7 +173,9 @@ impl Core {
                 let (report, heard_ms) = if *id == own.node {
                     (Some(&own), Some(0))
                 } else {
-                    heard.get(id).map_or((None, None), |heard| (Some(&heard.report), Some(now.saturating_sub(heard.at_ms))))
+                    heard
+                        .get(id)
+                        .map_or((None, None), |heard| (Some(&heard.report), Some(now.saturating_sub(heard.at_ms))))
                 };
                 self.member_status(*id, addr, report, heard_ms, voters.contains(id), &observed)
             })
@@ -230,7 +232,11 @@ impl Core {
             lag: observed.committed.index.saturating_sub(applied),
             version: report.map_or_else(String::new, |report| report.version.clone()),
             feature_level: report.map_or(0, |report| report.feature_level),
-            health: if fresh { report.map_or(Health::Unreachable, |report| report.health) } else { Health::Unreachable },
+            health: if fresh {
+                report.map_or(Health::Unreachable, |report| report.health)
+            } else {
+                Health::Unreachable
+            },
             checkpoint: report.and_then(|report| report.checkpoints.last().copied()),
             heard_ms,
         }

@@ -30,7 +30,8 @@ impl Counter {
 
 /// Upper bounds of the histogram's buckets, in microseconds; the last bucket has none.
 pub const HISTOGRAM_BOUNDS_US: [u64; 15] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    10_000_000,
 ];
 
 /// How long something took, in fixed buckets.

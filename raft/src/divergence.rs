@@ -43,7 +43,8 @@ pub(crate) fn compare(own: &[CheckpointReport], others: &[(u64, Vec<CheckpointRe
         }
         let why = format!("state at index {} differs from that of node(s) {different:?}", ours.index);
         let with_us = votes[&key(ours)];
-        let against = votes.iter().filter(|(state, _)| **state != key(ours)).map(|(_, count)| *count).max().unwrap_or(0);
+        let against =
+            votes.iter().filter(|(state, _)| **state != key(ours)).map(|(_, count)| *count).max().unwrap_or(0);
         let verdict = if against * 2 > speakers {
             return Verdict::WeDiffer(why);
         } else if with_us * 2 > speakers {

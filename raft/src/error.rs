@@ -135,7 +135,9 @@ pub enum StartError {
     #[error("raft settings: {0}")]
     Config(String),
     /// The rows must be rebuilt and no peer gave a snapshot in time.
-    #[error("rows are lost ({reason}) and no peer gave a snapshot at or past index {need_index}: start another node first")]
+    #[error(
+        "rows are lost ({reason}) and no peer gave a snapshot at or past index {need_index}: start another node first"
+    )]
     RowsLost {
         /// Why they were given up.
         reason: String,

@@ -43,7 +43,11 @@ async fn try_hand_over(core: &Arc<Core>, to: Option<u64>, term: u64) -> Result<(
     core.journal.end_reign("leadership is handed over");
     core.raft.trigger().transfer_leader(successor).await.map_err(|error| error.to_string())?;
     let stopping = core.pulse.stopping();
-    let patience_ms = if stopping { core.config.transfer_timeout_ms.min(STOPPING_TIMEOUT_MS) } else { core.config.transfer_timeout_ms };
+    let patience_ms = if stopping {
+        core.config.transfer_timeout_ms.min(STOPPING_TIMEOUT_MS)
+    } else {
+        core.config.transfer_timeout_ms
+    };
     let deadline = Instant::now() + Duration::from_millis(patience_ms);
     while Instant::now() < deadline {
         let metrics = metrics(&core.raft);

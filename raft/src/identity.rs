@@ -81,13 +81,19 @@ impl Gate for NodeGate {
     fn admit(&self, hello: &Hello) -> Result<(), String> {
         let own = self.who.identity();
         if hello.cluster != own.cluster {
-            return Err(format!("node {} belongs to cluster {:?}, this one to {:?}", hello.node, hello.cluster, own.cluster));
+            return Err(format!(
+                "node {} belongs to cluster {:?}, this one to {:?}",
+                hello.node, hello.cluster, own.cluster
+            ));
         }
         if hello.node == own.node {
             return Err(format!("another node calls itself {} too: give each node an id of its own", own.node));
         }
         if hello.to != own.node {
-            return Err(format!("node {} wants node {}, this is node {}: check the addresses", hello.node, hello.to, own.node));
+            return Err(format!(
+                "node {} wants node {}, this is node {}: check the addresses",
+                hello.node, hello.to, own.node
+            ));
         }
         if hello.lineage != own.lineage && own.lineage != 0 {
             return Err(format!(
@@ -102,7 +108,10 @@ impl Gate for NodeGate {
         let is_voter = members.configs.iter().any(|config| config.contains(&hello.node));
         if is_voter && hello.last_log.index == 0 {
             // A voter is given its log before it becomes one, and each first member writes its first entry itself.
-            return Err(format!("node {} votes in this cluster but has an empty log: it was wiped; join under a new id", hello.node));
+            return Err(format!(
+                "node {} votes in this cluster but has an empty log: it was wiped; join under a new id",
+                hello.node
+            ));
         }
         self.log.admit(hello, committed)?;
         if own.lineage == 0 && hello.lineage != 0 {

@@ -28,6 +28,8 @@ mod config;
 mod core;
 mod counters;
 mod divergence;
+#[cfg(test)]
+mod engine_suite;
 mod error;
 mod hand_over;
 mod identity;

@@ -66,10 +66,12 @@ impl Local for LocalNode {
 async fn install(core: Arc<Core>, vote: VoteRecord, prepared: Prepared) -> Result<VoteRecord, String> {
     let header = prepared.header();
     let at = agora_storage::meta::LogPosition { index: header.index, term: header.term };
-    let members: MembershipRecord = agora_storage::codec::decode(&header.membership.bytes).map_err(|error| error.to_string())?;
+    let members: MembershipRecord =
+        agora_storage::codec::decode(&header.membership.bytes).map_err(|error| error.to_string())?;
     let last_membership = StoredMembership::new(header.membership.at.map(log_id), members.to_membership());
     let meta = SnapshotMeta { last_log_id: Some(log_id(at)), last_membership };
-    let snapshot = Snapshot { meta, snapshot: SnapshotHandle::Prepared(prepared) };
-    let response = core.raft.install_full_snapshot(vote.to_vote(), snapshot).await.map_err(|error| error.to_string())?;
+    let snapshot = Snapshot { meta, snapshot: SnapshotHandle::Prepared(Box::new(prepared)) };
+    let response =
+        core.raft.install_full_snapshot(vote.to_vote(), snapshot).await.map_err(|error| error.to_string())?;
     Ok((&response.vote).into())
 }

@@ -33,7 +33,7 @@ pub(crate) enum SnapshotHandle {
     /// A view of our rows, to be sent.
     Source(Box<Source>),
     /// A complete generation made from what was received, to be made current.
-    Prepared(Prepared),
+    Prepared(Box<Prepared>),
 }
 
 /// Implements the engine's trait over the apply thread.
@@ -96,15 +96,13 @@ impl Machine {
     fn meta(&self, source: &Source) -> EngineMeta {
         let header = source.header();
         let at = agora_storage::meta::LogPosition { index: header.index, term: header.term };
-        EngineMeta { last_log_id: Some(log_id(at)), last_membership: self.membership() }
+        let last_log_id = (at.index > 0).then(|| log_id(at));
+        EngineMeta { last_log_id, last_membership: self.membership() }
     }
 
-    fn source(&self) -> io::Result<Option<Source>> {
-        if self.applied().is_none() {
-            return Ok(None);
-        }
+    fn source(&self) -> io::Result<(EngineMeta, Source)> {
         let source = Source::open(self.apply.rows(), &self.template).map_err(io::Error::other)?;
-        Ok(Some(source))
+        Ok((self.meta(&source), source))
     }
 }
 
@@ -137,15 +135,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let source = self.source().map(|source| source.map(|source| (self.meta(&source), source)));
-        Builder { source: Some(source), syncer: self.syncer.clone(), rows: self.apply.rows().current() }
+        Builder { source: Some(self.source()), syncer: self.syncer.clone(), rows: self.apply.rows().current() }
     }
 
     async fn install_snapshot(&mut self, meta: &EngineMeta, snapshot: SnapshotHandle) -> Result<(), io::Error> {
         let prepared = match snapshot {
             SnapshotHandle::Prepared(prepared) => prepared,
             #[cfg(test)]
-            SnapshotHandle::Source(source) => self.template.prepare_from(*source).map_err(io::Error::other)?,
+            SnapshotHandle::Source(source) => Box::new(self.template.prepare_from(*source).map_err(io::Error::other)?),
             #[cfg(not(test))]
             SnapshotHandle::Source(_) => return Err(io::Error::other("a view of our own rows cannot be installed")),
         };
@@ -164,14 +161,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<EngineSnapshot>, io::Error> {
-        let Some(source) = self.source()? else { return Ok(None) };
-        Ok(Some(EngineSnapshot { meta: self.meta(&source), snapshot: SnapshotHandle::Source(Box::new(source)) }))
+        let (meta, source) = self.source()?;
+        // Rows that nothing was applied to are no snapshot: the log has everything.
+        let snapshot = SnapshotHandle::Source(Box::new(source));
+        Ok(meta.last_log_id.is_some().then_some(EngineSnapshot { meta, snapshot }))
     }
 }
 
 /// Makes the rows durable up to where they stood when it was made.
 pub(crate) struct Builder {
-    source: Option<io::Result<Option<(EngineMeta, Source)>>>,
+    source: Option<io::Result<(EngineMeta, Source)>>,
     syncer: Syncer,
     rows: (u64, Arc<dyn Rows>),
 }
@@ -180,8 +179,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotHandle;
 
     async fn build_snapshot(&mut self) -> Result<EngineSnapshot, io::Error> {
-        let source = self.source.take().unwrap_or_else(|| Err(io::Error::other("a builder builds once")))?;
-        let (meta, source) = source.ok_or_else(|| io::Error::other("nothing was applied yet"))?;
+        let taken = self.source.take().unwrap_or_else(|| Err(io::Error::other("a builder builds once")));
+        let (meta, source) = taken?;
         let (generation, rows) = self.rows.clone();
         let durable = self.syncer.sync(generation, rows).await?;
         let index = source.header().index;

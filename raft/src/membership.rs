@@ -251,10 +251,15 @@ fn finish(result: Written) -> Result<(), Refusal> {
         }
         RaftError::APIError(ClientWriteError::PreconditionFailed(_)) => MembershipError::InProgress.into(),
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
-            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => MembershipError::InProgress.into(),
-            ChangeMembershipError::EmptyMembership(_) => MembershipError::WouldLoseQuorum { live: 0, voters: 0, needed: 1 }.into(),
+            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
+                MembershipError::InProgress.into()
+            }
+            ChangeMembershipError::EmptyMembership(_) => {
+                MembershipError::WouldLoseQuorum { live: 0, voters: 0, needed: 1 }.into()
+            }
             ChangeMembershipError::LearnerNotFound(missing) => MembershipError::NotFound(missing.node_id).into(),
-            ChangeMembershipError::NodeMetadataChanged(_) | ChangeMembershipError::UnsupportedMembershipTransition(_) => {
+            ChangeMembershipError::NodeMetadataChanged(_)
+            | ChangeMembershipError::UnsupportedMembershipTransition(_) => {
                 MembershipError::Unknown(error.to_string()).into()
             }
         },

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::{Instant as _, RaftMetrics, ServerState};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, RaftMetrics, ServerState};
 
 use crate::core::{Core, metrics};
 use crate::pulse::Observed;
@@ -66,7 +66,8 @@ impl Last {
                 core.log.saw_members(&self.members.nodes);
             }
         }
-        let leading = (metrics.state == ServerState::Leader && metrics.current_leader == Some(own)).then_some(metrics.current_term);
+        let leading = (metrics.state == ServerState::Leader && metrics.current_leader == Some(own))
+            .then_some(metrics.current_term);
         let role = match metrics.state {
             ServerState::Leader => Role::Leader,
             ServerState::Candidate => Role::Candidate,

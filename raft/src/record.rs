@@ -30,7 +30,9 @@ const ENTRY: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Shorter than a trailer, or of a kind this release does not know.
-    #[error("log record of {bytes} bytes has no valid trailer (kind {kind:?}): the log is damaged or of a newer release")]
+    #[error(
+        "log record of {bytes} bytes has no valid trailer (kind {kind:?}): the log is damaged or of a newer release"
+    )]
     Trailer {
         /// Length of the record.
         bytes: usize,
@@ -59,7 +61,8 @@ pub fn encode(entry: &Entry) -> Bytes {
     match &entry.payload {
         EntryPayload::Blank => with_trailer(Bytes::new(), term, BLANK),
         EntryPayload::Membership(membership) => {
-            let record = MembershipRecord { used_ids: BTreeSet::new(), ..MembershipRecord::new(membership, &BTreeSet::new()) };
+            let record =
+                MembershipRecord { used_ids: BTreeSet::new(), ..MembershipRecord::new(membership, &BTreeSet::new()) };
             with_trailer(Bytes::from(codec::encode(&record)), term, MEMBERS)
         }
         EntryPayload::Normal(sealed) => {
@@ -75,7 +78,8 @@ pub fn encode(entry: &Entry) -> Bytes {
 
 /// The engine entry of a record; `index` is the engine's, from 0.
 pub fn decode(index: u64, record: Bytes) -> Result<Entry, RecordError> {
-    let (term, kind) = trailer(&record).ok_or(RecordError::Trailer { bytes: record.len(), kind: record.last().copied() })?;
+    let (term, kind) =
+        trailer(&record).ok_or(RecordError::Trailer { bytes: record.len(), kind: record.last().copied() })?;
     let payload = match kind {
         BLANK if record.len() == TRAILER_BYTES => EntryPayload::Blank,
         MEMBERS => {
@@ -153,7 +157,9 @@ mod tests {
 
     #[test]
     fn damaged_records_are_refused() {
-        for bad in [&b""[..], b"\0\0\0\0\0\0\0\0", b"\0\0\0\0\0\0\0\0\x09", b"x\0\0\0\0\0\0\0\0\0", b"x\0\0\0\0\0\0\0\0\x01"] {
+        for bad in
+            [&b""[..], b"\0\0\0\0\0\0\0\0", b"\0\0\0\0\0\0\0\0\x09", b"x\0\0\0\0\0\0\0\0\0", b"x\0\0\0\0\0\0\0\0\x01"]
+        {
             assert!(decode(0, Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
         }
     }

@@ -78,7 +78,11 @@ impl RowsCell {
         let before = self.applied();
         assert!(index >= before, "rows at index {index} would replace rows at {before}");
         let old = std::mem::replace(&mut *self.current.write(), Current { generation, rows });
-        self.retired.lock().push(Retired { generation: old.generation, rows: Some(old.rows), unused_for: Duration::ZERO });
+        self.retired.lock().push(Retired {
+            generation: old.generation,
+            rows: Some(old.rows),
+            unused_for: Duration::ZERO,
+        });
         self.set_applied(index);
     }
 

@@ -221,7 +221,9 @@ impl Sender {
         vote: VoteRecord,
         snapshot: SnapshotHandle,
     ) -> Result<VoteRecord, TransferError> {
-        let SnapshotHandle::Source(source) = snapshot else { return Err(error("only a view of our own rows can be sent")) };
+        let SnapshotHandle::Source(source) = snapshot else {
+            return Err(error("only a view of our own rows can be sent"));
+        };
         let _slot = self.slots.acquire().await.map_err(error)?;
         let index = source.header().index;
         tracing::info!(target_node = target, index, "sending a snapshot");
@@ -238,7 +240,9 @@ impl Sender {
                 answer = answer => return read_verdict(answer.map_err(error)?),
             }
         }
-        let answer = tokio::time::timeout(FINISH_TIMEOUT, answers.next()).await.map_err(|_| error("no answer after the last chunk"))?;
+        let answer = tokio::time::timeout(FINISH_TIMEOUT, answers.next())
+            .await
+            .map_err(|_| error("no answer after the last chunk"))?;
         let verdict = read_verdict(answer.map_err(error)?);
         if verdict.is_ok() {
             self.counters.snapshots_sent.one();
@@ -294,7 +298,11 @@ async fn send_frame(write: &mut WriteHalf<Box<dyn NetStream>>, kind: u8, body: B
 }
 
 /// Streams a source as chunks and an end.
-async fn stream_out(source: Source, write: &mut WriteHalf<Box<dyn NetStream>>, exec: Exec) -> Result<(), TransferError> {
+async fn stream_out(
+    source: Source,
+    write: &mut WriteHalf<Box<dyn NetStream>>,
+    exec: Exec,
+) -> Result<(), TransferError> {
     if exec == Exec::Inline {
         let mut whole = Vec::new();
         source.write(&mut whole).map_err(error)?;
@@ -357,7 +365,8 @@ async fn stream_in(
 }
 
 async fn next_chunk(answers: &mut FrameReader<ReadHalf<Box<dyn NetStream>>>) -> Result<Option<Bytes>, TransferError> {
-    let frame = tokio::time::timeout(STEP_TIMEOUT, answers.next()).await.map_err(|_| error("the peer stopped sending"))?;
+    let frame =
+        tokio::time::timeout(STEP_TIMEOUT, answers.next()).await.map_err(|_| error("the peer stopped sending"))?;
     match frame.map_err(error)? {
         Some(Frame { kind: kind::CHUNK, body, .. }) => Ok(Some(body.into_bytes())),
         Some(Frame { kind: kind::END, .. }) => Ok(None),
@@ -370,7 +379,8 @@ async fn next_chunk(answers: &mut FrameReader<ReadHalf<Box<dyn NetStream>>>) -> 
 }
 
 /// What the receiving side hands a finished generation to: the engine.
-pub(crate) type Offer<'a> = &'a (dyn Fn(VoteRecord, Prepared) -> crate::world::BoxFuture<'static, Result<VoteRecord, String>> + Send + Sync);
+pub(crate) type Offer<'a> =
+    &'a (dyn Fn(VoteRecord, Prepared) -> crate::world::BoxFuture<'static, Result<VoteRecord, String>> + Send + Sync);
 
 /// Serves one connection of the snapshot lane.
 pub(crate) async fn serve(
@@ -413,20 +423,33 @@ pub(crate) async fn serve(
 }
 
 /// Pulls a snapshot at or past an index from one peer, before the engine runs.
-pub(crate) async fn pull(links: &Links, from: u64, need_index: u64, template: &Arc<Template>, current: u64) -> Result<Prepared, TransferError> {
+pub(crate) async fn pull(
+    links: &Links,
+    from: u64,
+    need_index: u64,
+    template: &Arc<Template>,
+    current: u64,
+) -> Result<Prepared, TransferError> {
     let stream = links.dial_own(from, Lane::Snapshot).await.map_err(error)?;
     let (read, mut write) = tokio::io::split(stream);
     let mut answers = FrameReader::new(read, FRAME_BYTES_MAX);
     send_frame(&mut write, kind::PULL, wire::encode(&Pull { need_index })).await?;
     let prepared = stream_in(&mut answers, template, current).await?;
     if prepared.header().index < need_index {
-        return Err(error(format!("node {from} sent rows at index {}, {need_index} is needed", prepared.header().index)));
+        return Err(error(format!(
+            "node {from} sent rows at index {}, {need_index} is needed",
+            prepared.header().index
+        )));
     }
     Ok(prepared)
 }
 
 /// Writes a snapshot file: rows made durable first, that written down, then the file.
-pub(crate) async fn create_file(rows: &RowsCell, template: &Arc<Template>, syncer: &Syncer) -> Result<SnapshotInfo, TransferError> {
+pub(crate) async fn create_file(
+    rows: &RowsCell,
+    template: &Arc<Template>,
+    syncer: &Syncer,
+) -> Result<SnapshotInfo, TransferError> {
     let (generation, current) = rows.current();
     syncer.sync(generation, current).await.map_err(error)?;
     let source = Source::open(rows, template).map_err(error)?;
@@ -437,7 +460,8 @@ pub(crate) async fn create_file(rows: &RowsCell, template: &Arc<Template>, synce
     let work = {
         let (template, name) = (template.clone(), name.clone());
         move || {
-            let mut file = io::BufWriter::with_capacity(CHUNK_BYTES, template.disk.snapshot_create(&name).map_err(error)?);
+            let mut file =
+                io::BufWriter::with_capacity(CHUNK_BYTES, template.disk.snapshot_create(&name).map_err(error)?);
             source.write(&mut file).map_err(error)?;
             file.into_inner().map_err(error)?.finish().map_err(error)
         }

@@ -65,7 +65,8 @@ pub(crate) async fn watch_stalls(core: Arc<Core>) {
         let stalled = stuck_ms >= core.config.stall_hand_over_ms;
         core.pulse.set_stalled(stalled);
         if stuck_ms >= core.config.stall_exit_ms {
-            core.fatal.report(format!("the {name} thread has not moved for {stuck_ms} ms with work waiting: check the disk"));
+            core.fatal
+                .report(format!("the {name} thread has not moved for {stuck_ms} ms with work waiting: check the disk"));
             return;
         }
         if stalled && core.pulse.leading().is_some() {
@@ -82,7 +83,8 @@ pub(crate) async fn ping_peers(core: Arc<Core>) {
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
         let own = core.who.node();
-        let peers: Vec<u64> = core.pulse.observed.read().members.nodes.keys().copied().filter(|node| *node != own).collect();
+        let peers: Vec<u64> =
+            core.pulse.observed.read().members.nodes.keys().copied().filter(|node| *node != own).collect();
         join_all(peers.iter().map(|peer| ping(&core, *peer))).await;
         core.heard.lock().retain(|node, _| peers.contains(node));
         judge_clock(&core);
@@ -96,7 +98,9 @@ pub(crate) async fn ping_peers(core: Arc<Core>) {
 
 /// Exchanges reports with one peer; true when it answered.
 pub(crate) async fn ping(core: &Core, peer: u64) -> bool {
-    let Ok(Ok(link)) = tokio::time::timeout(PING_TIMEOUT, core.links.get(peer, Lane::Control)).await else { return false };
+    let Ok(Ok(link)) = tokio::time::timeout(PING_TIMEOUT, core.links.get(peer, Lane::Control)).await else {
+        return false;
+    };
     let sent_ms = core.pulse.now_ms();
     let ask = Ping { report: core.report() };
     let answer = link.call(kind::PING, wire::encode(&ask), after(PING_TIMEOUT)).await;
@@ -146,7 +150,9 @@ fn judge_clock(core: &Core) {
     }
     let (trusted, leads) = clock_verdict(offsets, core.config.clock_skew_max_ms);
     if core.pulse.clock_leads() && !leads {
-        tracing::warn!("the clock of this node is too far from the middle of the voters' clocks: it does not lead; set the clock");
+        tracing::warn!(
+            "the clock of this node is too far from the middle of the voters' clocks: it does not lead; set the clock"
+        );
     }
     core.pulse.set_clock(trusted, leads);
     core.raft.runtime_config().elect(leads);
@@ -170,7 +176,8 @@ fn clock_verdict(mut offsets: Vec<i64>, skew_max_ms: i64) -> (bool, bool) {
 /// Compares states at checkpoints with what the peers report.
 fn judge_states(core: &Core) {
     let own = core.checkpoints();
-    let heard: Vec<_> = core.heard.lock().iter().map(|(node, heard)| (*node, heard.report.checkpoints.clone())).collect();
+    let heard: Vec<_> =
+        core.heard.lock().iter().map(|(node, heard)| (*node, heard.report.checkpoints.clone())).collect();
     match compare(&own, &heard) {
         Verdict::Equal => {}
         Verdict::OthersDiffer(why) => tracing::error!(why, "another node has another state; it must stop"),
@@ -179,7 +186,10 @@ fn judge_states(core: &Core) {
         )),
         Verdict::Undecided(why) => {
             if core.pulse.diverged().is_none() {
-                tracing::error!(why, "two nodes have different states: writes are stopped on both; run `agora verify` on each");
+                tracing::error!(
+                    why,
+                    "two nodes have different states: writes are stopped on both; run `agora verify` on each"
+                );
                 core.pulse.set_diverged(why);
                 core.journal.end_reign("states differ");
             }
@@ -235,7 +245,8 @@ pub(crate) async fn keep_house(core: Arc<Core>) {
             }
         }
         let purged = core.log.purged().index;
-        if let Some(upto) = purge_target(core.counters.log_bytes.get(), core.config.log_bytes_max, purged, applied, synced)
+        if let Some(upto) =
+            purge_target(core.counters.log_bytes.get(), core.config.log_bytes_max, purged, applied, synced)
             && core.raft.trigger().purge_log(upto - 1).await.is_ok()
         {
             tracing::debug!(upto, "purging the log");

@@ -62,7 +62,10 @@ async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let (next, later) = cluster.leader().await;
     assert_ne!(next, leader);
     assert!(later.number > reign.number && later.term > reign.term);
-    assert!(matches!(cluster.node(next).journal().propose(reign.number, Bytes::from_static(b"old")), Err(Refused::ReignOver)));
+    assert!(matches!(
+        cluster.node(next).journal().propose(reign.number, Bytes::from_static(b"old")),
+        Err(Refused::ReignOver)
+    ));
     cluster.restart(leader).await;
     assert_eq!(cluster.settled().await.len(), 20);
     cluster.shutdown().await;
@@ -273,8 +276,14 @@ async fn every_node_shows_the_same_members_and_checkpoints() {
         let fine = statuses.iter().all(|status| {
             status.leader == Some(leader)
                 && status.members.len() == 3
-                && status.members.iter().all(|one| one.health == agora_raft::Health::Ok && one.version == env!("CARGO_PKG_VERSION"))
-                && status.members.iter().all(|one| one.checkpoint.is_some() && one.checkpoint == status.members[0].checkpoint)
+                && status
+                    .members
+                    .iter()
+                    .all(|one| one.health == agora_raft::Health::Ok && one.version == env!("CARGO_PKG_VERSION"))
+                && status
+                    .members
+                    .iter()
+                    .all(|one| one.checkpoint.is_some() && one.checkpoint == status.members[0].checkpoint)
                 && status.members.iter().filter(|one| one.role == Role::Leader).count() == 1
         });
         fine.then_some(())

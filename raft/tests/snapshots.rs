@@ -179,7 +179,7 @@ async fn a_snapshot_file_is_whole_and_listed() {
     cluster.settled().await;
     let node = cluster.node(2);
     let made = node.create_snapshot().await.unwrap();
-    assert_eq!(node.snapshots().unwrap(), [made.clone()]);
+    assert_eq!(node.snapshots().unwrap(), std::slice::from_ref(&made));
     let mut file = cluster.disks[&2].snapshot_open(&made.name).unwrap();
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();

@@ -66,7 +66,11 @@ async fn many_idle_strangers_do_not_keep_peers_out() {
 }
 
 /// Starts a node beside the cluster that claims to be member 3 of it, with other words in its hello.
-async fn impostor(cluster: &Cluster, change: impl FnOnce(&mut agora_raft::RaftConfig), lineage: u128) -> RaftNode<Counter> {
+async fn impostor(
+    cluster: &Cluster,
+    change: impl FnOnce(&mut agora_raft::RaftConfig),
+    lineage: u128,
+) -> RaftNode<Counter> {
     let mut world = World::real(Arc::new(MemDisk::new()));
     world.net = cluster.net("n3");
     let mut config = config(3);
@@ -77,17 +81,14 @@ async fn impostor(cluster: &Cluster, change: impl FnOnce(&mut agora_raft::RaftCo
 }
 
 /// An impostor tries for a while; the cluster must count refusals, never follow it, and write on.
-#[track_caller]
-fn judge(cluster: Cluster, impostor: RaftNode<Counter>) -> impl Future<Output = ()> {
-    async move {
-        let refused = |id: u64| cluster.node(id).counters().peers_refused.get();
-        eventually("refusals", || (refused(1) > 0 || refused(2) > 0).then_some(())).await;
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        assert_eq!(impostor.applied_index(), 0, "an impostor was given entries");
-        cluster.write("after").await;
-        impostor.kill().await;
-        cluster.shutdown().await;
-    }
+async fn judge(cluster: Cluster, impostor: RaftNode<Counter>) {
+    let refused = |id: u64| cluster.node(id).counters().peers_refused.get();
+    eventually("refusals", || (refused(1) > 0 || refused(2) > 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(impostor.applied_index(), 0, "an impostor was given entries");
+    cluster.write("after").await;
+    impostor.kill().await;
+    cluster.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

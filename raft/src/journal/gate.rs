@@ -183,7 +183,11 @@ impl<O: Send + 'static> Gate<O> {
         self.reign.subscribe()
     }
 
-    pub(crate) fn propose(&self, reign: u64, transaction: Bytes) -> Result<oneshot::Receiver<Result<Placed<O>, Lost>>, Refused> {
+    pub(crate) fn propose(
+        &self,
+        reign: u64,
+        transaction: Bytes,
+    ) -> Result<oneshot::Receiver<Result<Placed<O>, Lost>>, Refused> {
         let taken = self.try_propose(reign, transaction);
         if taken.is_err() {
             self.counters.proposals_refused.one();
@@ -191,10 +195,17 @@ impl<O: Send + 'static> Gate<O> {
         taken
     }
 
-    fn try_propose(&self, reign: u64, transaction: Bytes) -> Result<oneshot::Receiver<Result<Placed<O>, Lost>>, Refused> {
+    fn try_propose(
+        &self,
+        reign: u64,
+        transaction: Bytes,
+    ) -> Result<oneshot::Receiver<Result<Placed<O>, Lost>>, Refused> {
         let bytes = transaction.len() + TRANSACTION_OVERHEAD_BYTES;
         if bytes > ENTRY_BYTES_MAX {
-            return Err(Refused::TooLarge { bytes: transaction.len(), bytes_max: ENTRY_BYTES_MAX - TRANSACTION_OVERHEAD_BYTES });
+            return Err(Refused::TooLarge {
+                bytes: transaction.len(),
+                bytes_max: ENTRY_BYTES_MAX - TRANSACTION_OVERHEAD_BYTES,
+            });
         }
         let mut state = self.state.lock();
         if state.draining || state.stopped {
@@ -206,7 +217,9 @@ impl<O: Send + 'static> Gate<O> {
         if !self.pulse.quorum_fresh() {
             return Err(Refused::NoQuorum);
         }
-        if state.queue.len() >= self.settings.queue_count_max || state.queue_bytes + bytes > self.settings.queue_bytes_max {
+        if state.queue.len() >= self.settings.queue_count_max
+            || state.queue_bytes + bytes > self.settings.queue_bytes_max
+        {
             return Err(Refused::Overloaded);
         }
         let (waiter, receiver) = oneshot::channel();
@@ -364,7 +377,8 @@ impl<O: Send + 'static> Gate<O> {
         let (mut transactions, mut waiters) = (Vec::new(), Vec::new());
         while let Some((transaction, _)) = state.queue.front() {
             let more = transaction.len() + TRANSACTION_OVERHEAD_BYTES;
-            let full = transactions.len() >= self.settings.entry_count_max || bytes + more > self.settings.entry_bytes_max;
+            let full =
+                transactions.len() >= self.settings.entry_count_max || bytes + more > self.settings.entry_bytes_max;
             if full && !transactions.is_empty() {
                 break;
             }
@@ -423,7 +437,11 @@ impl<O: Send + 'static> Gate<O> {
         loop {
             while let Some(closed) = self.close_next() {
                 self.counters.raft_entries.one();
-                self.counters.transactions.add(if closed.header.kind == EntryKind::Transactions { closed.transactions.len() as u64 } else { 0 });
+                self.counters.transactions.add(if closed.header.kind == EntryKind::Transactions {
+                    closed.transactions.len() as u64
+                } else {
+                    0
+                });
                 let (sequence, term) = (closed.sequence, closed.term);
                 let sealed = encode(closed);
                 self.counters.entry_bytes.add(sealed.0.len() as u64);

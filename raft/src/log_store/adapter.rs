@@ -42,9 +42,8 @@ impl LogAdapter {
             Bound::Unbounded => u64::MAX,
         };
         let ends = *self.log.shared.ends.lock();
-        let first = ends.purged.map_or(0, |at| at.index + 1);
         let after = ends.last.map_or(0, |at| at.index + 1);
-        start.max(first)..end.min(after)
+        start.max(ends.first)..end.min(after)
     }
 
     /// Entries from the start of a range, at most about `bytes_max` of them, at least one.
@@ -66,7 +65,10 @@ impl LogAdapter {
         for (index, bytes) in rows {
             let next = range.start + entries.len() as u64;
             if index != next + 1 {
-                return Err(io::Error::other(format!("log entry {} is missing, {index} was found: the log is damaged", next + 1)));
+                return Err(io::Error::other(format!(
+                    "log entry {} is missing, {index} was found: the log is damaged",
+                    next + 1
+                )));
             }
             entries.push(record::decode(next, bytes).map_err(io::Error::other)?);
         }
@@ -167,7 +169,13 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
             callback.io_completed(Ok(()));
             return Ok(());
         };
-        self.log.shared.ends.lock().last = Some(last);
+        {
+            let mut ends = self.log.shared.ends.lock();
+            if ends.last == ends.purged {
+                ends.first = first.index;
+            }
+            ends.last = Some(last);
+        }
         let task = Task::Append { first: first.index + 1, records, last: position(&last), flushed: callback };
         self.log.shared.hand(task);
         Ok(())
@@ -176,8 +184,11 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let from = last_log_id.map_or(0, |at| at.index + 1);
         {
-            // The engine's last id is of an entry that is there, or of the one purged last.
             let mut ends = self.log.shared.ends.lock();
+            if ends.last.is_none_or(|last| last.index < from) {
+                return Ok(());
+            }
+            // The id is of an entry that is there, or of the one purged last.
             ends.last = last_log_id;
         }
         self.log.shared.cache.lock().truncate(from);
@@ -192,6 +203,7 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
                 return Ok(());
             }
             ends.purged = Some(log_id);
+            ends.first = ends.first.max(log_id.index + 1);
             if ends.last.is_none_or(|last| last.index <= log_id.index) {
                 ends.last = Some(log_id);
             }

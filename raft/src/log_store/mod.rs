@@ -75,10 +75,21 @@ struct Queue {
 }
 
 enum Task {
-    Append { first: u64, records: Vec<Bytes>, last: LogPosition, flushed: IOFlushed<TypeConfig> },
-    Write { ops: Vec<LogOp>, done: Option<oneshot::Sender<io::Result<()>>>, then: After },
+    Append {
+        first: u64,
+        records: Vec<Bytes>,
+        last: LogPosition,
+        flushed: IOFlushed<TypeConfig>,
+    },
+    Write {
+        ops: Vec<LogOp>,
+        done: Option<oneshot::Sender<io::Result<()>>>,
+        then: After,
+    },
     /// Writes the hard state as it is when its turn comes: built any earlier, an older one could follow a newer one.
-    Hard { done: Option<oneshot::Sender<io::Result<()>>> },
+    Hard {
+        done: Option<oneshot::Sender<io::Result<()>>>,
+    },
 }
 
 /// What becomes true of the durable end when a write is done.
@@ -92,6 +103,8 @@ enum After {
 /// Where the log begins and ends, as the engine sees it and as the disk has it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ends {
+    /// The engine's index of the first entry held, or where it would be.
+    first: u64,
     last: Option<LogId>,
     purged: Option<LogId>,
     durable: LogPosition,
@@ -124,7 +137,10 @@ impl LogHandle {
             Some(purged) => {
                 let at: LogPosition = codec::decode(&purged.mark).map_err(text)?;
                 if at.index != purged.index {
-                    return Err(format!("the log is purged up to index {}, but its mark says {}: the log is damaged", purged.index, at.index));
+                    return Err(format!(
+                        "the log is purged up to index {}, but its mark says {}: the log is damaged",
+                        purged.index, at.index
+                    ));
                 }
                 Some(log_id(at))
             }
@@ -132,7 +148,8 @@ impl LogHandle {
         };
         let last = match (bounds.last, &bounds.last_entry) {
             (Some(index), Some(record)) => {
-                let term = record::sealed_term(record).ok_or_else(|| format!("log entry {index} has no term: the log is damaged"))?;
+                let term = record::sealed_term(record)
+                    .ok_or_else(|| format!("log entry {index} has no term: the log is damaged"))?;
                 Some(log_id(LogPosition { index, term }))
             }
             _ => purged,
@@ -141,7 +158,9 @@ impl LogHandle {
             Some(bytes) => HardState::decode(&bytes).map_err(text)?,
             None => HardState::default(),
         };
-        let synced = store.identity().map_err(text)?.map_or((0, 0), |identity| (identity.generation, identity.synced_index));
+        let first = bounds.first.map_or_else(|| purged.map_or(0, |at| at.index + 1), |index| index - 1);
+        let synced =
+            store.identity().map_err(text)?.map_or((0, 0), |identity| (identity.generation, identity.synced_index));
         counters.log_bytes.set(bounds.bytes);
         let end = last.as_ref().map_or(0, |at| at.index + 1);
         let durable = last.as_ref().map(position).unwrap_or_default();
@@ -157,8 +176,13 @@ impl LogHandle {
                 wake: Condvar::new(),
                 durable_moved: Notify::new(),
                 cache: Mutex::new(Cache::new(end, cache_bytes_max)),
-                ends: Mutex::new(Ends { last, purged, durable }),
-                hard: Mutex::new(Hard { durable_vote: hard.vote.unwrap_or_default(), state: hard, unsaved: false, saved_at }),
+                ends: Mutex::new(Ends { first, last, purged, durable }),
+                hard: Mutex::new(Hard {
+                    durable_vote: hard.vote.unwrap_or_default(),
+                    state: hard,
+                    unsaved: false,
+                    saved_at,
+                }),
                 synced: Mutex::new(synced),
                 handed: AtomicU64::new(0),
                 done: AtomicU64::new(0),
@@ -321,7 +345,6 @@ impl LogHandle {
 }
 
 impl Shared {
-
     fn hand(&self, task: Task) {
         self.handed.fetch_add(1, Ordering::AcqRel);
         if self.exec == Exec::Inline {
@@ -370,7 +393,7 @@ impl Shared {
         // The gauge moves before the answers go out: whoever hears one may look at it.
         self.done.fetch_add(count, Ordering::AcqRel);
         for task in tasks {
-            let result = result.as_ref().map(|()| ()).map_err(|message| io::Error::other(message.clone()));
+            let result = result.clone().map_err(io::Error::other);
             match task {
                 Task::Append { flushed, .. } => flushed.io_completed(result),
                 Task::Write { done, .. } | Task::Hard { done } => {
@@ -430,7 +453,9 @@ impl Shared {
                     // Our positions count from 1, so the index of the last entry is the engine's end.
                     self.cache.lock().set_durable(last.index);
                 }
-                Task::Write { then: After::TruncatedTo(last), .. } => self.ends.lock().durable = last.unwrap_or_default(),
+                Task::Write { then: After::TruncatedTo(last), .. } => {
+                    self.ends.lock().durable = last.unwrap_or_default()
+                }
                 Task::Write { then: After::PurgedTo(mark), .. } => {
                     let mut ends = self.ends.lock();
                     if ends.durable.index < mark.index {

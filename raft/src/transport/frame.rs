@@ -125,7 +125,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let Some(body_bytes) = body_bytes else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("frame of {length} bytes, between {} and {} are allowed", HEADER_BYTES - 4, self.body_bytes_max),
+                format!(
+                    "frame of {length} bytes, between {} and {} are allowed",
+                    HEADER_BYTES - 4,
+                    self.body_bytes_max
+                ),
             ));
         };
         let whole = HEADER_BYTES + body_bytes;

@@ -117,12 +117,14 @@ pub(crate) async fn dial(
         if key.mac("answer", &own, &theirs, &message) != mac {
             return Err(HandshakeError::Stranger("the other side does not know the secret"));
         }
-        let answer = codec::decode(&message).map_err(|_| HandshakeError::Stranger("the other side's answer cannot be read"))?;
+        let answer =
+            codec::decode(&message).map_err(|_| HandshakeError::Stranger("the other side's answer cannot be read"))?;
         match answer {
             Answer::Refused(reason) => Err(HandshakeError::Refused(reason)),
-            Answer::Welcome(hello) if hello.node != to => {
-                Err(HandshakeError::Refused(format!("node {} answers where node {to} was expected: check the addresses", hello.node)))
-            }
+            Answer::Welcome(hello) if hello.node != to => Err(HandshakeError::Refused(format!(
+                "node {} answers where node {to} was expected: check the addresses",
+                hello.node
+            ))),
             Answer::Welcome(hello) => {
                 gate.admit(&hello).map_err(HandshakeError::Refused)?;
                 Ok(hello)

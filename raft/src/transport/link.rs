@@ -139,7 +139,10 @@ impl Link {
 }
 
 /// Waits for an answer that was asked for with [`Link::ask`].
-pub(crate) async fn wait_answer(receiver: &mut oneshot::Receiver<Answer>, deadline: Instant) -> Result<Answer, LinkError> {
+pub(crate) async fn wait_answer(
+    receiver: &mut oneshot::Receiver<Answer>,
+    deadline: Instant,
+) -> Result<Answer, LinkError> {
     match tokio::time::timeout_at(deadline, receiver).await {
         Err(_) => Err(LinkError::Timeout),
         Ok(Err(_)) => Err(LinkError::Lost("before the answer came")),

@@ -91,7 +91,13 @@ fn network(message: impl std::fmt::Display) -> RpcError {
 
 impl Client {
     /// One question on the control lane.
-    async fn ask(&self, kind: u8, body: super::frame::Body, timeout: Duration, expect: u8) -> Result<bytes::Bytes, RpcError> {
+    async fn ask(
+        &self,
+        kind: u8,
+        body: super::frame::Body,
+        timeout: Duration,
+        expect: u8,
+    ) -> Result<bytes::Bytes, RpcError> {
         let link = self.links.get(self.target, Lane::Control).await.map_err(|error| unreachable(&error))?;
         let (got, body) = link.call(kind, body, after(timeout)).await.map_err(|error| unreachable(&error))?;
         if got != expect {
@@ -122,7 +128,12 @@ impl Client {
         })
     }
 
-    async fn ask_vote(&self, kind: u8, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn ask_vote(
+        &self,
+        kind: u8,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let body = wire::encode(&AskVote::from(&request));
         let answer = self.ask(kind, body, option.hard_ttl(), kind::VOTED).await?;
         let voted: Voted = wire::decode(&answer).map_err(network)?;
@@ -142,7 +153,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let link = self.links.get(self.target, Lane::Append).await.map_err(|error| unreachable(&error))?;
         let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
         let body = wire::encode_append(session, &request);
-        let answer = link.call(kind::APPEND, body, after(option.hard_ttl())).await.map_err(|error| unreachable(&error))?;
+        let answer =
+            link.call(kind::APPEND, body, after(option.hard_ttl())).await.map_err(|error| unreachable(&error))?;
         Ok(AppendEntriesResponse::from(read_answer(answer)?))
     }
 
@@ -173,11 +185,19 @@ impl RaftNetworkV2<TypeConfig> for Client {
         })
     }
 
-    async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         self.ask_vote(kind::VOTE, request, option).await
     }
 
-    async fn pre_vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         self.ask_vote(kind::PRE_VOTE, request, option).await
     }
 
@@ -281,7 +301,10 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Line<S> {
         }
     }
 
-    fn answered(self, answer: Result<Answer, LinkError>) -> (Result<StreamAppendResult<TypeConfig>, RpcError>, Option<Line<S>>) {
+    fn answered(
+        self,
+        answer: Result<Answer, LinkError>,
+    ) -> (Result<StreamAppendResult<TypeConfig>, RpcError>, Option<Line<S>>) {
         let result = match answer {
             Ok(answer) => read_answer(answer),
             Err(error) => {

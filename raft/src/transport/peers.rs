@@ -175,13 +175,21 @@ mod tests {
 
     #[test]
     fn a_lost_committed_entry_is_refused_even_under_a_new_incarnation() {
-        check(&[(hello(8, 7, 3, at(3, 40)), true), (hello(9, 8, 3, at(3, 39)), false), (hello(9, 8, 3, at(3, 40)), true)]);
+        check(&[
+            (hello(8, 7, 3, at(3, 40)), true),
+            (hello(9, 8, 3, at(3, 39)), false),
+            (hello(9, 8, 3, at(3, 40)), true),
+        ]);
     }
 
     #[test]
     fn an_uncommitted_tail_may_be_truncated() {
         // Everything after index 50 was not committed when it was seen.
-        check(&[(hello(8, 7, 3, at(3, 70)), true), (hello(9, 8, 3, at(3, 50)), true), (hello(10, 8, 3, at(3, 49)), false)]);
+        check(&[
+            (hello(8, 7, 3, at(3, 70)), true),
+            (hello(9, 8, 3, at(3, 50)), true),
+            (hello(10, 8, 3, at(3, 49)), false),
+        ]);
     }
 
     #[test]

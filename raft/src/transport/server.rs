@@ -164,9 +164,13 @@ impl Server {
                 let (_, request) = wire::decode_append(body).map_err(|e| text(&e))?;
                 let answer = match self.raft.append_entries(request).await.map_err(|e| text(&e))? {
                     AppendEntriesResponse::Success => AppendAnswer::Matches(None),
-                    AppendEntriesResponse::PartialSuccess(at) => AppendAnswer::Matches(at.as_ref().map(crate::types::position)),
+                    AppendEntriesResponse::PartialSuccess(at) => {
+                        AppendAnswer::Matches(at.as_ref().map(crate::types::position))
+                    }
                     // The asker knows what it asked to match; only the fact is news.
-                    AppendEntriesResponse::Conflict => AppendAnswer::Conflict(agora_storage::meta::LogPosition { index: 1, term: 0 }),
+                    AppendEntriesResponse::Conflict => {
+                        AppendAnswer::Conflict(agora_storage::meta::LogPosition { index: 1, term: 0 })
+                    }
                     AppendEntriesResponse::HigherVote(vote) => AppendAnswer::HigherVote((&vote).into()),
                 };
                 Ok((kind::APPENDED, wire::encode(&answer)))
@@ -259,7 +263,9 @@ impl Server {
 
     async fn write(&self, queue: &mut WriteQueue, write: &mut WriteHalf<Box<dyn NetStream>>) -> io::Result<()> {
         self.counters.socket_writes.one();
-        tokio::time::timeout(WRITE_TIMEOUT, queue.write_to(write)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        tokio::time::timeout(WRITE_TIMEOUT, queue.write_to(write))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 

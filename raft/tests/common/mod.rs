@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use agora_raft::{
-    Applied, Apply, ApplyError, Boot, BoxFuture, Committed, Lost, Member, Net, NetListener, NetStream, Payload, PeerService,
-    RaftConfig, RaftNode, Refused, Reign, Role, StateDigest, World,
+    Applied, Apply, ApplyError, Boot, BoxFuture, Committed, Lost, Member, Net, NetListener, NetStream, Payload,
+    PeerService, RaftConfig, RaftNode, Refused, Reign, Role, StateDigest, World,
 };
 use agora_storage::codec;
 use agora_storage::entry::{EntryKind, EntryReader};
@@ -129,6 +129,11 @@ impl Wires {
         self.inner.lock().unwrap().bound.get(name).cloned()
     }
 
+    /// The wires as a node of that name sees them.
+    pub fn net(&self, own: &str) -> Arc<dyn Net> {
+        Arc::new(NodeNet { own: own.to_owned(), wires: self.clone() })
+    }
+
     pub fn cut(&self, name: &str) {
         self.inner.lock().unwrap().cut.insert(name.to_owned());
     }
@@ -215,7 +220,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 impl AsyncRead for Cuttable {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -319,7 +328,7 @@ impl Cluster {
 
     /// The wires as a node of that name sees them.
     pub fn net(&self, own: &str) -> Arc<dyn Net> {
-        Arc::new(NodeNet { own: own.to_owned(), wires: self.wires.clone() })
+        self.wires.net(own)
     }
 
     pub fn node(&self, id: u64) -> &Node {
@@ -395,7 +404,10 @@ pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
 }
 
 /// Asks until the answer is yes.
-pub async fn eventually_ok<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually_ok<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let started = Instant::now();
     loop {
         match ask().await {
