@@ -32,8 +32,6 @@ const BACKLOG_MAX: u32 = 4_096;
 const QUIET_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time the last connections have once the shop has stopped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time the threads of the runtime have to end.
-const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The command. Returns when the node was told to stop and has.
 pub fn run(args: &StartArgs) -> anyhow::Result<()> {
@@ -51,7 +49,9 @@ pub fn run(args: &StartArgs) -> anyhow::Result<()> {
         let stop = stop_signal(args.exit_with_stdin)?;
         node(&config, stop).await
     });
-    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    // What had to be kept is durable, and after a fatal error nothing here is to be trusted: the process ends at once,
+    // and no task is woken once more only to be torn down.
+    std::mem::forget(runtime);
     ended
 }
 
@@ -123,8 +123,7 @@ async fn serve(
 /// Why the process must end, and what to do about it.
 fn fatal(config: &Config, reason: &str) -> anyhow::Error {
     anyhow!(
-        "node {} must stop: {reason}; the other nodes go on; start it again, and if that does not help, remove it from the \
-         cluster and add a new one",
+        "node {} must stop: {reason} (if starting it again does not help, remove it from the cluster and add a new one)",
         config.node_id
     )
 }
@@ -216,7 +215,6 @@ fn raft_config(config: &Config) -> RaftConfig {
         node_id: config.node_id,
         cluster: config.cluster.clone(),
         listen: config.peer_listen.to_string(),
-        advertise: config.peer_advertise.to_string(),
         http_advertise: config.http.advertise.to_string(),
         peer_secret: config.peer_secret,
         version: env!("CARGO_PKG_VERSION").to_owned(),
