@@ -233,7 +233,7 @@ impl<A: Apply> Worker<A> {
         progress.state = StateDigest { chain_head: meta.state.chain_head, digest: meta.state.digest };
         progress.checkpoints.clear();
         drop(progress);
-        self.journal.on_reset(meta.state.log_time_ms);
+        self.journal.on_reset(meta.state.log_time_ms, meta.state.feature_level);
         Ok(())
     }
 

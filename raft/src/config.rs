@@ -58,8 +58,6 @@ pub struct RaftConfig {
     pub cluster: String,
     /// Address to listen on for peers, `host:port`; port 0 takes a free one.
     pub listen: String,
-    /// Address peers dial, when it differs from `listen`; empty means the bound address.
-    pub advertise: String,
     /// Address clients dial; told to the other nodes.
     pub http_advertise: String,
     /// Secret shared by all nodes of the cluster; each connection proves it in both directions.
@@ -121,7 +119,6 @@ impl Default for RaftConfig {
             node_id: 0,
             cluster: String::new(),
             listen: "127.0.0.1:0".to_owned(),
-            advertise: String::new(),
             http_advertise: String::new(),
             peer_secret: [0; 32],
             version: env!("CARGO_PKG_VERSION").to_owned(),

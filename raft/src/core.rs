@@ -32,6 +32,7 @@ pub(crate) trait JournalControl: Send + Sync + 'static {
     fn drained(&self) -> BoxFuture<'_, ()>;
     fn want_checkpoint(&self, body: agora_storage::entry::CheckpointBody);
     fn reign_number(&self) -> Option<u64>;
+    fn set_feature_level(&self, common: u32);
     fn stop(&self);
 }
 
@@ -58,6 +59,10 @@ impl<O: Send + 'static> JournalControl for Gate<O> {
 
     fn reign_number(&self) -> Option<u64> {
         self.reign().map(|reign| reign.number)
+    }
+
+    fn set_feature_level(&self, common: u32) {
+        Gate::set_feature_level(self, common);
     }
 
     fn stop(&self) {

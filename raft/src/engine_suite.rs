@@ -53,7 +53,7 @@ struct Nobody;
 
 impl OnApplied<()> for Nobody {
     fn on_applied(&self, _at: LogPosition, _header: Option<EntryHeader>, _applied: Applied<()>) {}
-    fn on_reset(&self, _log_time_ms: i64) {}
+    fn on_reset(&self, _log_time_ms: i64, _feature_level: u32) {}
     fn on_installed(&self) {}
 }
 

@@ -250,6 +250,10 @@ impl<A: Apply> RaftNode<A> {
             let core = self.core().clone();
             core.pulse.set_stopping();
             core.journal.stop();
+            if matches!(running.stop, Stop::Tasks(_)) {
+                // The engine's tasks share the caller's runtime and would go on without this.
+                let _ = core.raft.shutdown().await;
+            }
             stop(&core, running).await;
         }
     }
@@ -283,6 +287,7 @@ async fn stop(core: &Core, running: Running) {
             join(thread).await;
         }
     }
+    core.links.close_all();
     core.log.stop();
     core.apply.stop();
     for thread in running.threads {
@@ -309,6 +314,7 @@ impl Drop for Inner {
                     let _ = stop.send(());
                 }
             }
+            self.core.links.close_all();
             self.core.log.stop();
             self.core.apply.stop();
         }

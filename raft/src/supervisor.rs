@@ -89,6 +89,7 @@ pub(crate) async fn ping_peers(core: Arc<Core>) {
         core.heard.lock().retain(|node, _| peers.contains(node));
         judge_clock(&core);
         judge_states(&core);
+        judge_levels(&core, &peers);
         if core.pulse.leading().is_some() && !core.pulse.clock_leads() {
             // A failure is logged there, and tried again with the next round.
             let _ = hand_over(&core, None, "the clock is off").await;
@@ -170,6 +171,18 @@ fn clock_verdict(mut offsets: Vec<i64>, skew_max_ms: i64) -> (bool, bool) {
         // Two that disagree: nobody knows who is right, so nobody is told to go, and nothing may depend on time.
         2 => (offsets[1] - offsets[0] <= skew_max_ms, true),
         _ => (near, near),
+    }
+}
+
+/// New entries may use a feature level as soon as every member was heard to know it.
+fn judge_levels(core: &Core, peers: &[u64]) {
+    let heard = core.heard.lock();
+    let levels: Option<Vec<u32>> =
+        peers.iter().map(|peer| heard.get(peer).map(|heard| heard.report.feature_level)).collect();
+    let common = levels.map(|levels| levels.into_iter().fold(core.config.feature_level, u32::min));
+    drop(heard);
+    if let Some(common) = common {
+        core.journal.set_feature_level(common);
     }
 }
 

@@ -28,6 +28,8 @@ use crate::world::Clock;
 const PUMP_INTERVAL: Duration = Duration::from_millis(20);
 /// Bits of a sequence number below the incarnation, so that numbers do not repeat after a restart.
 const SEQUENCE_BITS: u32 = 40;
+/// The level every release knows.
+const FEATURE_LEVEL_FIRST: u32 = 1;
 /// Room an entry's bytes take besides its transactions.
 const TRANSACTION_OVERHEAD_BYTES: usize = 4;
 
@@ -44,8 +46,8 @@ pub struct Reign {
 pub(crate) trait OnApplied<O>: Send + Sync + 'static {
     /// An entry is in the rows.
     fn on_applied(&self, at: LogPosition, header: Option<EntryHeader>, applied: Applied<O>);
-    /// Rows were opened or replaced; their log time.
-    fn on_reset(&self, log_time_ms: i64);
+    /// Rows were opened or replaced; their log time and feature level.
+    fn on_reset(&self, log_time_ms: i64, feature_level: u32);
     /// A snapshot took the place of entries that were never seen here.
     fn on_installed(&self);
 }
@@ -116,6 +118,8 @@ struct State<O> {
     last_time_ms: i64,
     /// Wall and monotonic clock as read when the reign's fence was made.
     base: Option<(i64, Duration)>,
+    /// Level by which new entries are applied: never below the last entry's, raised when every member knows more.
+    feature_level: u32,
     draining: bool,
     stopped: bool,
 }
@@ -130,10 +134,10 @@ struct Flight<O> {
 }
 
 /// An entry ready for the engine.
-struct Closed<O> {
-    sequence: u64,
-    term: u64,
-    header: EntryHeader,
+pub(super) struct Closed<O> {
+    pub(super) sequence: u64,
+    pub(super) term: u64,
+    pub(super) header: EntryHeader,
     transactions: Vec<Bytes>,
     _outcome: std::marker::PhantomData<O>,
 }
@@ -164,6 +168,7 @@ impl<O: Send + 'static> Gate<O> {
                 last_sequence,
                 last_time_ms: 0,
                 base: None,
+                feature_level: FEATURE_LEVEL_FIRST,
                 draining: false,
                 stopped: false,
             }),
@@ -337,6 +342,12 @@ impl<O: Send + 'static> Gate<O> {
         }
     }
 
+    /// Every member is known to know this level.
+    pub(crate) fn set_feature_level(&self, common: u32) {
+        let mut state = self.state.lock();
+        state.feature_level = state.feature_level.max(common.min(self.settings.feature_level));
+    }
+
     /// Log time now, as this leader sees it; elsewhere the log time of the last entry.
     pub(crate) fn log_time_ms(&self) -> i64 {
         let state = self.state.lock();
@@ -358,7 +369,7 @@ impl<O: Send + 'static> Gate<O> {
     }
 
     /// Closes the next entry, if there is one to propose now.
-    fn close_next(&self) -> Option<Closed<O>> {
+    pub(super) fn close_next(&self) -> Option<Closed<O>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.stopped {
@@ -424,7 +435,7 @@ impl<O: Send + 'static> Gate<O> {
             node: self.settings.node,
             sequence,
             log_time_ms: self.stamp(state),
-            feature_level: self.settings.feature_level,
+            feature_level: state.feature_level,
             count: transactions.len() as u32,
         };
         state.flights.insert(sequence, Flight { kind, reign, waiters, counted: true });
@@ -473,7 +484,7 @@ impl<O: Send + 'static> Gate<O> {
     }
 
     /// The engine did not take an entry, or dropped it.
-    fn on_refused(&self, sequence: u64, error: &ClientWriteError<TypeConfig>) {
+    pub(super) fn on_refused(&self, sequence: u64, error: &ClientWriteError<TypeConfig>) {
         let definite = !matches!(error, ClientWriteError::LogEntryDiscarded(_));
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -505,6 +516,7 @@ impl<O: Send + 'static> OnApplied<O> for Gate<O> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.last_time_ms = state.last_time_ms.max(header.log_time_ms);
+        state.feature_level = state.feature_level.max(header.feature_level);
         let own = if header.node == self.settings.node { state.flights.remove(&header.sequence) } else { None };
         if let Some(mut flight) = own {
             if flight.counted {
@@ -539,8 +551,9 @@ impl<O: Send + 'static> OnApplied<O> for Gate<O> {
         }
     }
 
-    fn on_reset(&self, log_time_ms: i64) {
+    fn on_reset(&self, log_time_ms: i64, feature_level: u32) {
         let mut state = self.state.lock();
+        state.feature_level = state.feature_level.max(feature_level);
         state.last_time_ms = state.last_time_ms.max(log_time_ms);
     }
 

@@ -14,6 +14,8 @@
 
 mod gate;
 mod handle;
+#[cfg(test)]
+mod tests;
 
 pub use self::gate::Reign;
 pub(crate) use self::gate::{Gate, OnApplied, Settings};

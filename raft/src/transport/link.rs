@@ -270,6 +270,14 @@ impl Links {
         self.peers.lock().retain(|node, _| keep(*node));
     }
 
+    /// Closes every connection: the node stops.
+    pub(crate) fn close_all(&self) {
+        for lane in [Lane::Append, Lane::Control, Lane::Calls] {
+            self.open(lane).iter().for_each(|link| link.close());
+        }
+        self.retain(|_| false);
+    }
+
     /// The connections of a lane that are open now.
     pub(crate) fn open(&self, lane: Lane) -> Vec<Arc<Link>> {
         let Some(slot) = lane.slot() else { return Vec::new() };

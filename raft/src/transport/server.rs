@@ -17,6 +17,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendRe
 use parking_lot::Mutex;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::frame::{Body, FRAME_BYTES_MAX, Frame, FrameReader, WRITE_BYTES_MAX, WriteQueue};
 use super::hello::{Gate, HandshakeError, Hello, PeerKey, RefusalLog, answer};
@@ -75,6 +76,8 @@ impl Server {
         let refusals = RefusalLog::default();
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let connections = Connections::default();
+        // Dropped with this task: no connection outlives the node.
+        let mut serving = JoinSet::new();
         loop {
             let (stream, source) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -88,9 +91,10 @@ impl Server {
                 refusals.note(&source, "too many connections are in their handshake");
                 continue;
             };
+            while serving.try_join_next().is_some() {}
             let server = self.clone();
             let (refusals, connections) = (refusals.clone(), connections.clone());
-            tokio::spawn(async move {
+            serving.spawn(async move {
                 let mut stream = stream;
                 let hello = match answer(&mut stream, &server.key, &*server.world.random, &*server.gate).await {
                     Ok(hello) => hello,
@@ -135,7 +139,8 @@ impl Server {
                     })
                     .await
                 };
-                match self.callers.spawn(work).await {
+                let mut serving = AbortOnDrop(self.callers.spawn(work));
+                match (&mut serving.0).await {
                     Ok(served) => served,
                     Err(_) => Ok(()),
                 }
@@ -266,6 +271,15 @@ impl Server {
         tokio::time::timeout(WRITE_TIMEOUT, queue.write_to(write))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+}
+
+/// Ends a task on another runtime together with the one that waits for it.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

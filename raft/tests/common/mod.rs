@@ -6,11 +6,12 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use agora_raft::{
-    Applied, Apply, ApplyError, Boot, BoxFuture, Committed, Lost, Member, Net, NetListener, NetStream, Payload,
-    PeerService, RaftConfig, RaftNode, Refused, Reign, Role, StateDigest, World,
+    Applied, Apply, ApplyError, Boot, BoxFuture, Clock, Committed, Exec, Lost, Member, Net, NetListener, NetStream,
+    Payload, PeerService, RaftConfig, RaftNode, Refused, Reign, Role, StateDigest, World,
 };
 use agora_storage::codec;
 use agora_storage::entry::{EntryKind, EntryReader};
@@ -39,6 +40,24 @@ pub struct Counter {
     count: u64,
     /// Spoils the state from this index on: a planted fault.
     pub spoil_at: Option<u64>,
+    /// While set, apply does not come back.
+    pub hang: Arc<AtomicBool>,
+}
+
+/// The system's clock, some milliseconds off.
+pub struct Skewed {
+    inner: Arc<dyn Clock>,
+    pub offset_ms: Arc<AtomicI64>,
+}
+
+impl Clock for Skewed {
+    fn wall_ms(&self) -> i64 {
+        self.inner.wall_ms() + self.offset_ms.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic()
+    }
 }
 
 fn broken(error: impl std::fmt::Display) -> ApplyError {
@@ -49,6 +68,9 @@ impl Apply for Counter {
     type Outcome = Outcome;
 
     fn apply(&mut self, rows: &Arc<dyn Rows>, entry: Committed<'_>) -> Result<Applied<Outcome>, ApplyError> {
+        while self.hang.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let mut batch = Batch::new(entry.index);
         let mut outcomes = Vec::new();
         let at = LogPosition { index: entry.index, term: entry.term };
@@ -264,6 +286,9 @@ pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
     pub tune: fn(&mut RaftConfig),
     pub spoil: BTreeMap<u64, u64>,
+    pub hang: BTreeMap<u64, Arc<AtomicBool>>,
+    pub skew: BTreeMap<u64, Arc<AtomicI64>>,
+    pub exec: Exec,
 }
 
 pub fn name(id: u64) -> String {
@@ -296,6 +321,10 @@ impl Cluster {
     }
 
     pub async fn tuned(count: u64, tune: fn(&mut RaftConfig)) -> Cluster {
+        Cluster::with(count, tune, Exec::Threads).await
+    }
+
+    pub async fn with(count: u64, tune: fn(&mut RaftConfig), exec: Exec) -> Cluster {
         init_logs();
         let mut cluster = Cluster {
             wires: Wires::default(),
@@ -303,6 +332,9 @@ impl Cluster {
             nodes: BTreeMap::new(),
             tune,
             spoil: BTreeMap::new(),
+            hang: BTreeMap::new(),
+            skew: BTreeMap::new(),
+            exec,
         };
         let members: Vec<Member> = (1..=count).map(member).collect();
         for id in 1..=count {
@@ -312,8 +344,22 @@ impl Cluster {
     }
 
     pub async fn start(&mut self, id: u64, boot: Boot) {
-        let node = self.try_start(id, boot).await.unwrap();
-        self.nodes.insert(id, node);
+        let started = Instant::now();
+        loop {
+            match self.try_start(id, boot.clone()).await {
+                Ok(node) => {
+                    self.nodes.insert(id, node);
+                    return;
+                }
+                // The last tasks of the node's former life may still be ending.
+                Err(agora_raft::StartError::Storage(agora_storage::Error::Locked { .. }))
+                    if started.elapsed() < PATIENCE =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("node {id} did not start: {error}"),
+            }
+        }
     }
 
     pub async fn try_start(&mut self, id: u64, boot: Boot) -> Result<Node, agora_raft::StartError> {
@@ -322,7 +368,11 @@ impl Cluster {
         world.net = Arc::new(NodeNet { own: name(id), wires: self.wires.clone() });
         let mut config = config(id);
         (self.tune)(&mut config);
-        let counter = Counter { spoil_at: self.spoil.get(&id).copied(), ..Counter::default() };
+        world.exec = self.exec;
+        let offset_ms = self.skew.entry(id).or_default().clone();
+        world.clock = Arc::new(Skewed { inner: world.clock.clone(), offset_ms });
+        let hang = self.hang.entry(id).or_default().clone();
+        let counter = Counter { spoil_at: self.spoil.get(&id).copied(), hang, ..Counter::default() };
         RaftNode::start(world, config, boot, counter, Arc::new(Echo(id))).await
     }
 
