@@ -157,8 +157,7 @@ pub fn write_files(dir: &Path, drafts: &[Draft]) -> anyhow::Result<Vec<PathBuf>>
 
 /// The command.
 pub fn run(args: &InitArgs) -> anyhow::Result<()> {
-    let mut plan =
-        Plan::new(args.nodes.unwrap_or_else(|| if args.hosts.is_empty() { 3 } else { args.hosts.len() as u16 }));
+    let mut plan = Plan::new(args.nodes.unwrap_or(if args.hosts.is_empty() { 3 } else { args.hosts.len() as u16 }));
     plan.cluster.clone_from(&args.cluster);
     plan.hosts.clone_from(&args.hosts);
     plan.http_port = args.http_port;

@@ -1,7 +1,6 @@
 //! Structured logs: one event per line on standard error, as JSON or as text.
 //!
-//! An event inside a request carries that request's `trace_id`, as a field of the span the API opens around it.
-//! Standard output stays free for what a command was asked for.
+//! An event about a request carries its `trace_id`, the one the client was told. Standard output stays free for what a command was asked for.
 
 use tracing_subscriber::{EnvFilter, fmt};
 

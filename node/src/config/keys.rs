@@ -167,12 +167,6 @@ pub const KEYS: &[Key] = &[
     ),
     key("peer", "listen", Rule::TextGiven, "host:port to listen on."),
     key(
-        "peer",
-        "advertise",
-        Rule::Text { default: "" },
-        "host:port told to others. Empty: as in cluster.members, else as listen.",
-    ),
-    key(
         "keys",
         "shop",
         Rule::Secret,

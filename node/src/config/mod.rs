@@ -83,8 +83,6 @@ pub struct Config {
     pub http: Http,
     /// Where to listen for peers.
     pub peer_listen: Address,
-    /// What peers are told.
-    pub peer_advertise: Address,
     /// Bearer key of the shop.
     pub shop_key: Secret,
     /// Bearer key of cluster administration.
@@ -236,8 +234,9 @@ fn validate(path: &Path, reader: &mut Reader<'_>, env: &dyn Fn(&str) -> Option<S
     let lineage = lineage(reader);
     let members = members(reader);
     let own = members.as_ref().and_then(|members| members.iter().find(|member| Some(member.id) == node_id));
-    let (http_listen, http_advertise) = addresses(reader, "http", own.map(|own| &own.http));
-    let (peer_listen, peer_advertise) = addresses(reader, "peer", own.map(|own| &own.peer));
+    let http_listen = listen(reader, "http");
+    let http_advertise = advertise(reader, http_listen.as_ref(), own.map(|own| &own.http));
+    let peer_listen = listen(reader, "peer");
     let shop_key = bearer_key(reader, "shop", "AGORA_SHOP_KEY", env);
     let admin_key = bearer_key(reader, "admin", "AGORA_ADMIN_KEY", env);
     let peer_secret = peer_secret(reader, env);
@@ -270,7 +269,6 @@ fn validate(path: &Path, reader: &mut Reader<'_>, env: &dyn Fn(&str) -> Option<S
         members: members?,
         http: http?,
         peer_listen: peer_listen?,
-        peer_advertise: peer_advertise?,
         shop_key: shop_key?,
         admin_key: admin_key?,
         peer_secret: peer_secret?,
@@ -324,6 +322,11 @@ fn members(reader: &mut Reader<'_>) -> Option<Vec<Member>> {
             reader.problem(format!("cluster.members names node {id} twice: every node has its own id"));
         }
         for address in [&peer, &http] {
+            if address.is_wildcard() {
+                reader.problem(format!(
+                    "cluster.members says {address} of node {id}, which nobody can dial: name its host"
+                ));
+            }
             if !addresses.insert(address.to_string()) {
                 reader.problem(format!("cluster.members names {address} twice: every port has its own address"));
             }
@@ -337,31 +340,32 @@ fn address(reader: &mut Reader<'_>, key: &str, text: &str) -> Option<Address> {
     text.parse().map_err(|error: BadAddress| reader.problem(format!("{key} is {text:?}: {error}"))).ok()
 }
 
-/// Where to listen and what to tell others, of `[http]` or `[peer]`.
-fn addresses(reader: &mut Reader<'_>, section: &str, own: Option<&Address>) -> (Option<Address>, Option<Address>) {
-    let listen = reader.text(section, "listen").and_then(|text| address(reader, &format!("{section}.listen"), &text));
-    let advertise = match reader.text(section, "advertise").as_deref() {
-        None => None,
-        Some("") => match (own, &listen) {
-            (Some(own), _) => Some(own.clone()),
-            (None, Some(listen)) if listen.is_wildcard() => {
-                reader.problem(format!(
-                    "{section}.advertise is empty and {section}.listen is {listen}, which nobody can dial: say where others reach this node"
-                ));
-                None
-            }
-            (None, listen) => listen.clone(),
-        },
-        Some(text) => address(reader, &format!("{section}.advertise"), text),
-    };
-    if let (Some(own), Some(advertise)) = (own, &advertise)
-        && own != advertise
-    {
+/// Where to listen, of `[http]` or `[peer]`.
+fn listen(reader: &mut Reader<'_>, section: &str) -> Option<Address> {
+    let text = reader.text(section, "listen")?;
+    address(reader, &format!("{section}.listen"), &text)
+}
+
+/// What others are told of `[http]`: what the file says, else what the list of members says, else where we listen.
+fn advertise(reader: &mut Reader<'_>, listen: Option<&Address>, own: Option<&Address>) -> Option<Address> {
+    let text = reader.text("http", "advertise")?;
+    if text.is_empty() {
+        let told = own.or(listen)?;
+        if told.is_wildcard() {
+            reader.problem(format!(
+                "http.advertise is empty and http.listen is {told}, which nobody can dial: say where others reach this node"
+            ));
+            return None;
+        }
+        return Some(told.clone());
+    }
+    let told = address(reader, "http.advertise", &text)?;
+    if let Some(own) = own.filter(|own| **own != told) {
         reader.problem(format!(
-            "{section}.advertise is {advertise}, but cluster.members says {own}: make them equal, or leave it empty"
+            "http.advertise is {told}, but cluster.members says {own}: make them equal, or leave it empty"
         ));
     }
-    (listen, advertise)
+    Some(told)
 }
 
 /// A bearer key, from the environment or the file.
