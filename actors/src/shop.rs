@@ -167,6 +167,14 @@ pub enum ReadError {
         /// What is applied here.
         applied: u64,
     },
+    /// This node lost its rows and is making them again from its log.
+    #[error("the rows here are being made again: applied is {applied}, needed is {needed}")]
+    Syncing {
+        /// What is applied here.
+        applied: u64,
+        /// What must be.
+        needed: u64,
+    },
     /// The deadline passed.
     #[error("timed out")]
     Timeout,
@@ -555,6 +563,9 @@ impl Shop {
         min_index: Option<u64>,
         deadline: Instant,
     ) -> Result<ReadView, ReadError> {
+        if let Some(needed) = self.inner.raft.serves_from() {
+            return Err(ReadError::Syncing { applied: self.inner.raft.applied_index(), needed });
+        }
         let clock = &self.inner.world.clock;
         let mut reach = 0;
         let mut staleness = None;

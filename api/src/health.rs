@@ -2,7 +2,7 @@
 //!
 //! `livez`: the process answers. `readyz`: it can serve requests now. `healthz`: the same as figures, always with 200.
 
-use agora_raft::{Health, Role, Status};
+use agora_raft::{Health, MemberStatus, Role, Status};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ use crate::{
 
 /// Entries a node may be behind and still be ready.
 const LAG_ENTRIES_MAX: u64 = 10_000;
+/// A voter that was not heard for so long does not count, in milliseconds.
+const SILENCE_MS_MAX: u64 = 2_000;
 
 /// This resource's part of the table.
 pub fn endpoints() -> Vec<Endpoint> {
@@ -40,7 +42,10 @@ async fn live(_call: Call) -> Outcome<Reply> {
 }
 
 async fn ready(call: Call) -> Outcome<Reply> {
-    let (code, reasons) = why_not(&call.api.shop.cluster().status());
+    let (code, mut reasons) = why_not(&call.api.shop.cluster().status());
+    if let Some(needed) = call.api.shop.cluster().serves_from() {
+        reasons.push(format!("the rows are being made again up to index {needed}"));
+    }
     if reasons.is_empty() {
         return Ok(Reply::json(Success::Ok, &Alive { status: "ready" }));
     }
@@ -54,6 +59,15 @@ fn why_not(status: &Status) -> (Code, Vec<String>) {
     if status.leader.is_none() {
         code = Code::NoLeader;
         reasons.push("no leader is known".to_owned());
+    }
+    let is_heard = |member: &&MemberStatus| {
+        member.id == status.node || member.heard_ms.is_some_and(|heard_ms| heard_ms <= SILENCE_MS_MAX)
+    };
+    let voters = || status.members.iter().filter(|member| member.role != Role::Learner);
+    let (all, heard) = (voters().count(), voters().filter(is_heard).count());
+    if heard < all / 2 + 1 {
+        code = Code::NoQuorum;
+        reasons.push(format!("{heard} of {all} voters are heard, {} are needed", all / 2 + 1));
     }
     let lag = status.commit.saturating_sub(status.applied);
     if lag > LAG_ENTRIES_MAX {
@@ -121,8 +135,6 @@ async fn health(call: Call) -> Outcome<Reply> {
 
 #[cfg(test)]
 mod tests {
-    use agora_raft::MemberStatus;
-
     use super::*;
 
     fn good() -> Status {
@@ -156,6 +168,16 @@ mod tests {
         assert_eq!(reasons(|status| status.leader = None), ["no leader is known"]);
         assert_eq!(reasons(|status| status.commit = 20_000), ["19995 entries behind, at most 10000"]);
         assert_eq!(reasons(|status| status.health = Health::ClockOff), ["clock_off: no detail"]);
-        assert_eq!(reasons(|status| status.members.clear()), ["not a member of the cluster"]);
+        assert_eq!(
+            reasons(|status| status.members.clear()),
+            ["0 of 0 voters are heard, 1 are needed", "not a member of the cluster"]
+        );
+        let silent = reasons(|status| {
+            for (id, heard_ms) in [(2, Some(2_001)), (3, None)] {
+                let member = MemberStatus { id, role: Role::Follower, heard_ms, ..status.members[0].clone() };
+                status.members.push(member);
+            }
+        });
+        assert_eq!(silent, ["1 of 3 voters are heard, 2 are needed"]);
     }
 }

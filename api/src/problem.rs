@@ -748,6 +748,13 @@ impl From<ReadError> for Box<Problem> {
                     .with(Details::Progress { applied_index: Some(applied), staleness_ms: None })
                     .after(SOON)
             }
+            ReadError::Syncing { applied, needed } => Problem::new(
+                Code::Syncing,
+                format!(
+                    "this node is making its rows again: applied is {applied}, needed is {needed}; ask another node"
+                ),
+            )
+            .after(SOON),
             ReadError::Timeout => {
                 Problem::new(Code::StaleRead, "the read was not confirmed in time: repeat, or ask another node")
                     .after(SOON)

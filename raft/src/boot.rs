@@ -148,9 +148,17 @@ pub(crate) async fn boot<A: Apply>(
         making: parking_lot::Mutex::new(Making::default()),
     });
 
+    // Rows that were begun anew are older than what this node has shown its clients, up to the end of its log.
+    let mut serves_from = 0;
     let (generation, rows) = match directory.rows {
-        Ok(rows) => (directory.identity.generation, rows),
+        Ok(rows) => {
+            if rows.applied() == 0 {
+                serves_from = log.durable_end().index;
+            }
+            (directory.identity.generation, rows)
+        }
         Err((reason, need_index)) => {
+            serves_from = log.durable_end().index;
             let rebuilt =
                 rebuild_rows(&config, &log, &links, &template, directory.identity.generation, &reason, need_index)
                     .await;
@@ -216,6 +224,7 @@ pub(crate) async fn boot<A: Apply>(
         status: watch::Sender::new(Arc::new(Status::default())),
         changing: tokio::sync::Mutex::new(()),
         handing: tokio::sync::Mutex::new(()),
+        serves_from,
     });
     core.publish_status();
     let server = Arc::new(Server {

@@ -104,6 +104,8 @@ pub(crate) struct Core {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Held while leadership is handed over.
     pub(crate) handing: tokio::sync::Mutex<()>,
+    /// The index this node's rows must reach before anything is read from them; 0 unless they were begun anew.
+    pub(crate) serves_from: u64,
 }
 
 /// A copy of what the engine last said; the channel is never held.

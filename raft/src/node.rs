@@ -136,6 +136,13 @@ impl<A: Apply> RaftNode<A> {
         self.core().apply.rows().applied()
     }
 
+    /// The index the rows must still reach before anything may be read from them: those of a node that lost its rows
+    /// and is applying its log anew are older than what it has shown before. `None` when they may be read.
+    pub fn serves_from(&self) -> Option<u64> {
+        let from = self.core().serves_from;
+        (self.applied_index() < from).then_some(from)
+    }
+
     /// Applied index of this node, for those who wait for it to grow.
     pub fn applied_watch(&self) -> watch::Receiver<u64> {
         self.core().apply.rows().watch_applied()

@@ -191,6 +191,7 @@ fn errors_of_the_machine_say_whether_anything_happened() {
         (ReadError::NoQuorum, Code::NoQuorum),
         (ReadError::Stale { have_ms: Some(9) }, Code::StaleRead),
         (ReadError::MinIndexNotReached { applied: 3 }, Code::StaleRead),
+        (ReadError::Syncing { applied: 3, needed: 9 }, Code::Syncing),
         (ReadError::Timeout, Code::StaleRead),
         (ReadError::Storage("broken".into()), Code::Internal),
     ] {
