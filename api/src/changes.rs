@@ -140,7 +140,7 @@ fn wanted(call: &Call) -> Outcome<Wanted> {
     })
 }
 
-async fn list(mut call: Call) -> Outcome<Reply> {
+async fn list(call: Call) -> Outcome<Reply> {
     let mut wanted = wanted(&call)?;
     // One waiting reader costs a timer and a task; beyond the bound readers are answered at once and come back.
     let api = call.api.clone();
@@ -150,7 +150,6 @@ async fn list(mut call: Call) -> Outcome<Reply> {
     let mut stop = api.stop.subscribe();
     loop {
         applied.mark_unchanged();
-        call.renew();
         let view = call.view(Reading::Many).await?;
         let body = page(&view, &mut wanted)?;
         let has_something = !body.data.is_empty() || body.next_after < body.head_index;

@@ -165,7 +165,7 @@ pub struct Call {
     pub trace: u128,
     /// Language of messages.
     pub language: Language,
-    /// When the answer must be there.
+    /// When the outcome of a write must be there.
     pub deadline: Instant,
     /// Request headers.
     pub headers: HeaderMap,
@@ -178,11 +178,6 @@ pub struct Call {
 }
 
 impl Call {
-    /// Starts the time for an answer anew: for calls that wait on purpose.
-    pub fn renew(&mut self) {
-        self.deadline = Instant::now() + Duration::from_millis(self.api.config.request_timeout_ms);
-    }
-
     /// A path parameter, decoded.
     pub fn param(&self, name: &str) -> &str {
         self.params.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
@@ -275,7 +270,8 @@ impl Call {
         let Freshness { consistency, min_index } = headers::freshness(&self.headers, reading)?;
         let wanted = min_index.unwrap_or(0).max(index);
         let min_index = (wanted > 0).then_some(wanted);
-        Ok(self.api.shop.read(consistency, min_index, self.deadline).await?)
+        let deadline = Instant::now() + Duration::from_millis(self.api.config.read_timeout_ms);
+        Ok(self.api.shop.read(consistency, min_index, deadline).await?)
     }
 }
 

@@ -65,6 +65,9 @@ pub struct ApiConfig {
     /// How long the shop may take over one request, in milliseconds; a write that takes longer is answered 504
     /// unknown. Default 10 s.
     pub request_timeout_ms: u64,
+    /// How long a read may wait for the freshness that it asks for, in milliseconds. An election takes about a second;
+    /// who has waited longer is better off asking another node. Default 3 s.
+    pub read_timeout_ms: u64,
     /// How long a body may take to arrive, in milliseconds. Default 10 s.
     pub body_timeout_ms: u64,
     /// How long a request's head may take to arrive, and a kept connection may be idle, in milliseconds. Default 30 s.
@@ -88,6 +91,7 @@ impl Default for ApiConfig {
             body_bytes_max: 1_024 * 1_024,
             uri_bytes_max: 8 * 1_024,
             request_timeout_ms: 10_000,
+            read_timeout_ms: 3_000,
             body_timeout_ms: 10_000,
             header_timeout_ms: 30_000,
             write_timeout_ms: 30_000,

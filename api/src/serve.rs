@@ -111,9 +111,11 @@ async fn connection(
     // Answers are written whole; waiting for more to send would only delay them.
     stream.set_nodelay(true).map_err(|_| Broken)?;
     let head_timeout = Duration::from_millis(state.config.header_timeout_ms);
+    let mut first = [0; 1];
     tokio::select! {
-        readable = tokio::time::timeout(head_timeout, stream.readable()) => {
-            readable.map_err(|_| Broken)?.map_err(|_| Broken)?;
+        // A fresh stream is taken for readable until a read says otherwise, so it must be tried.
+        first = tokio::time::timeout(head_timeout, stream.peek(&mut first)) => {
+            first.map_err(|_| Broken)?.map_err(|_| Broken)?;
         }
         _ = phase.wait_for(|phase| *phase != Phase::Open) => return Ok(()),
     }
