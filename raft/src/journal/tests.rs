@@ -278,7 +278,7 @@ fn a_slow_wall_clock_never_stamps_before_what_was_applied() {
 
 #[test]
 fn numbers_of_an_earlier_life_match_nobody_who_waits_now() {
-    let mut desk = Desk::reigning(2);
+    let desk = Desk::reigning(2);
     desk.propose("a").unwrap();
     let old = desk.close().unwrap().header;
     let mut reborn = Desk::new(2, 2);

@@ -173,16 +173,16 @@ impl RaftNetworkV2<TypeConfig> for Client {
             return Box::pin(std::future::ready(Ok(answers.boxed())));
         }
         let (links, target) = (self.links.clone(), self.target);
-        Box::pin(async move {
-            let link = links.get(target, Lane::Append).await.map_err(|error| unreachable(&error))?;
-            let line = Line {
-                link,
-                input: Some(input),
-                on_their_way: VecDeque::new(),
-                session: SESSIONS.fetch_add(1, Ordering::Relaxed),
-            };
-            Ok(futures_util::stream::unfold(Some(line), |line| async move { line?.next().await }).boxed())
-        })
+        let line = Line {
+            links,
+            target,
+            link: None,
+            input: Some(input),
+            on_their_way: VecDeque::new(),
+            session: SESSIONS.fetch_add(1, Ordering::Relaxed),
+        };
+        let answers = futures_util::stream::unfold(Some(line), |line| async move { line?.next().await });
+        Box::pin(std::future::ready(Ok(answers.boxed())))
     }
 
     async fn vote(
@@ -248,8 +248,14 @@ fn read_answer((kind, body): Answer) -> Result<StreamAppendResult<TypeConfig>, R
 }
 
 /// A run of append requests: sends while it may, yields answers in order.
+///
+/// The engine waits out its pause after a failure inside `input`, so the peer is dialled only when a request has come
+/// out of it; dialling before would try an unreachable peer again at once, thousands of times.
 struct Line<S> {
-    link: Arc<Link>,
+    links: Arc<Links>,
+    target: u64,
+    /// Open from the first request on.
+    link: Option<Arc<Link>>,
     /// `None` when the engine has no more to send in this run.
     input: Option<S>,
     on_their_way: VecDeque<(oneshot::Receiver<Answer>, Instant)>,
@@ -291,14 +297,24 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Line<S> {
                         self.input = None;
                         continue;
                     };
-                    let body = wire::encode_append(self.session, &request);
-                    match self.link.ask(kind::APPEND, body).await {
+                    match self.send(&request).await {
                         Ok(receiver) => self.on_their_way.push_back((receiver, after(APPEND_TIMEOUT))),
                         Err(error) => return Some((Err(unreachable(&error)), None)),
                     }
                 }
             }
         }
+    }
+
+    async fn send(
+        &mut self,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> Result<oneshot::Receiver<Answer>, LinkError> {
+        let link = match &self.link {
+            Some(link) => link,
+            None => self.link.insert(self.links.get(self.target, Lane::Append).await?),
+        };
+        link.ask(kind::APPEND, wire::encode_append(self.session, request)).await
     }
 
     fn answered(
@@ -310,7 +326,9 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Line<S> {
             Err(error) => {
                 if !matches!(error, LinkError::Failed(_)) {
                     // Silent or lost: dial anew, so that nothing of this run can arrive later than the next one.
-                    self.link.close();
+                    if let Some(link) = &self.link {
+                        link.close();
+                    }
                 }
                 Err(unreachable(&error))
             }
