@@ -311,6 +311,43 @@ impl Cluster {
         }
     }
 
+    /// Waits until some running node says that it leads itself; returns it.
+    ///
+    /// # Panics
+    /// When none does within [`SETTLE_TIMEOUT`].
+    pub async fn wait_leader(&self) -> u64 {
+        let client = self.client();
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            self.assert_running();
+            for id in self.running() {
+                if self.leader_seen_by(&client, id).await == Some(id) {
+                    return id;
+                }
+            }
+            assert!(Instant::now() < deadline, "nobody leads within {SETTLE_TIMEOUT:?}\n{}", self.all_tails());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until a started node answers its probes, ready or not.
+    ///
+    /// # Panics
+    /// When it does not within [`SETTLE_TIMEOUT`].
+    pub async fn wait_live(&self, id: u64) {
+        let client = self.client();
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        while !matches!(client.send(id, &Call::get("/livez")).await, Reply::Answer(answer) if answer.status == 200) {
+            self.assert_running();
+            assert!(
+                Instant::now() < deadline,
+                "node {id} does not live within {SETTLE_TIMEOUT:?}\n{}",
+                self.log_tail(id)
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// The leader a node names, if it answers.
     pub async fn leader_seen_by(&self, client: &Client, id: u64) -> Option<u64> {
         self.status_of(client, id).await.and_then(|status| status["leader"].as_u64())

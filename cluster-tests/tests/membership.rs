@@ -45,8 +45,10 @@ async fn members_change_while_orders_run() {
     administer(&client, 1, &Call::post("/cluster/members", newcomer.clone())).await.expect_success();
     // Safe to repeat.
     administer(&client, 2, &Call::post("/cluster/members", newcomer)).await.expect_success();
-    let learner =
-        wait_member(&cluster, &client, 4, |member| member["lag"].as_u64().is_some_and(|lag| lag < 1_000)).await;
+    let status = cluster.status_of(&client, cluster.wait_leader().await).await.expect("a status");
+    let there = status["applied_index"].as_u64().expect("an applied index");
+    let caught_up = |member: &Value| member["applied_index"].as_u64().is_some_and(|applied| applied >= there);
+    let learner = wait_member(&cluster, &client, 4, caught_up).await;
     assert_eq!(learner["role"].as_str().map(str::to_lowercase).as_deref(), Some("learner"), "{learner}");
     let installed = cluster.metric(&client, 4, "agora_snapshots_installed").await;
     assert!(installed >= 1.0, "the newcomer came by the log alone: the test did not force a snapshot");
