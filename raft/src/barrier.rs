@@ -79,17 +79,25 @@ impl Barriers {
         }
     }
 
-    /// What the leader has applied.
+    /// What the leader has applied. No round is made for it, but a leader that no majority has answered lately does
+    /// not say.
     pub(crate) async fn leader_applied(&self, deadline: Instant) -> Result<u64, ReadError> {
         loop {
-            if self.pulse.leading().is_some() {
-                return Ok(self.rows.applied());
-            }
-            if let ReadIndex::At(index) = self.ask_leader(false, deadline).await {
-                return Ok(index);
-            }
-            pause_until(deadline, ReadError::NoLeader).await?;
+            let answer = match self.pulse.leading() {
+                Some(_) => self.own_applied(),
+                None => self.ask_leader(false, deadline).await,
+            };
+            let last = match answer {
+                ReadIndex::At(index) => return Ok(index),
+                ReadIndex::NoQuorum => ReadError::NoQuorum,
+                ReadIndex::NotLeader => ReadError::NoLeader,
+            };
+            pause_until(deadline, last).await?;
         }
+    }
+
+    fn own_applied(&self) -> ReadIndex {
+        if self.pulse.quorum_fresh() { ReadIndex::At(self.rows.applied()) } else { ReadIndex::NoQuorum }
     }
 
     /// A read index as leader, for a follower that asked.
@@ -98,7 +106,7 @@ impl Barriers {
             return ReadIndex::NotLeader;
         }
         if !barrier.quorum {
-            return ReadIndex::At(self.rows.applied());
+            return self.own_applied();
         }
         match self.join(true) {
             Some(receiver) => receiver.await.unwrap_or(ReadIndex::NotLeader),
