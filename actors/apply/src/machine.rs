@@ -6,16 +6,16 @@
 //! request, never an oversold unit and never a cluster that falls over one entry again and again.
 //!
 //! The audit chain runs over what is kept: `head' = blake3(head ‖ index ‖ time ‖ reign ‖ outcomes hash ‖ facts)`, where
-//! the outcomes hash is blake3 over the entry's outcome rows, stored beside the facts, so that the chain can still be
-//! checked when the outcomes are gone.
+//! the outcomes hash is blake3 over the entry's outcome rows in the order of their keys, as they lie in their bucket. It
+//! is stored beside the facts, so that the chain can still be checked when the outcomes are gone.
 
 use std::collections::BTreeMap;
 
 use agora_domain::{
-    Account, AccountEvent, Answer, At, Change, Claim, Impossible, Kind, Order, OrderEvent, OrderStatus, Sku, SkuEvent,
-    StockLevel, Transaction,
+    Account, AccountEvent, AccountId, Answer, At, Change, Claim, Currency, Impossible, Kind, Order, OrderEvent,
+    OrderStatus, Sku, SkuEvent, StockLevel, Transaction,
     fact::{EntryFact, StockMove},
-    ledger::{self, LedgerRow},
+    ledger::{self, LedgerAccount, LedgerRow},
     transaction::{Outcome, OutcomeRow},
 };
 use agora_storage::{
@@ -110,7 +110,6 @@ struct Staged {
     index: BTreeMap<Vec<u8>, Presence>,
     facts: Vec<Vec<u8>>,
     outcomes: BTreeMap<u128, Vec<u8>>,
-    outcomes_hash: blake3::Hasher,
     /// Ledger rows: as they are in the store, and as the entry leaves them.
     ledger: BTreeMap<u128, (Option<Vec<u8>>, LedgerRow)>,
 }
@@ -276,7 +275,7 @@ impl Machine {
         if staged.facts.is_empty() && staged.outcomes.is_empty() {
             return;
         }
-        let outcomes_hash = *staged.outcomes_hash.finalize().as_bytes();
+        let outcomes_hash = hash_outcomes(staged.outcomes.iter().map(|(hash, row)| (*hash, row.as_slice())));
         let entry =
             EntryFact { time_ms: at.time_ms, reign: self.state.reign, prev_head: self.state.chain_head, outcomes_hash };
         self.state.chain_head = chain(&entry, at.index, staged.facts.iter().map(Vec::as_slice));
@@ -313,14 +312,18 @@ impl Machine {
             return Ok(TransactionResult::Replayed { answer, index: first.index, trace: first.trace });
         }
         let undo = StagedMark { facts: staged.facts.len() };
-        match self.evolve(rows, staged, &transaction, at)? {
-            Ok(index) => {
+        let evolved = match self.evolve(rows, staged, &transaction, at)? {
+            // An answer about nothing is a wrong decision like any other; it must not stop the nodes one after the other.
+            Ok(index) => self.answer(rows, &transaction)?.map(|answer| (index, answer)),
+            Err(impossible) => Err(impossible),
+        };
+        match evolved {
+            Ok((index, answer)) => {
                 self.keep();
                 for (index_key, after) in index {
                     staged.index.entry(index_key).or_insert(Presence { before: !after, after }).after = after;
                 }
                 self.post(rows, staged, &transaction, at)?;
-                let answer = self.answer(rows, &transaction)?;
                 if let (Some(keyed), Some(kept)) = (transaction.key, answer::store(&answer)) {
                     let row = schema::encode(&OutcomeRow {
                         fingerprint: keyed.fingerprint,
@@ -329,7 +332,6 @@ impl Machine {
                         decided_at: transaction.decided_at,
                         answer: kept,
                     });
-                    staged.outcomes_hash.update(&keyed.hash.to_be_bytes()).update(&row);
                     staged.outcomes.insert(keyed.hash, row);
                 }
                 changes.extend(transaction.changes);
@@ -373,7 +375,7 @@ impl Machine {
         transaction: &Transaction,
         at: At,
     ) -> Result<Result<Vec<(Vec<u8>, bool)>, Impossible>, ApplyFailure> {
-        if let Err(impossible) = ledger::balanced(&transaction.legs) {
+        if let Err(impossible) = ledger::balanced(&transaction.legs).and_then(|()| money_is_posted(transaction)) {
             return Ok(Err(impossible));
         }
         let mut index = Vec::new();
@@ -424,12 +426,7 @@ impl Machine {
                 }
                 Change::Account(id, event) => match self.accounts.evolve(rows, id.0.0, event, at)? {
                     Err(impossible) => return Ok(Err(impossible)),
-                    Ok(account) => {
-                        if let Err(impossible) = money_is_posted(*id, event, transaction) {
-                            return Ok(Err(impossible));
-                        }
-                        account.version
-                    }
+                    Ok(account) => account.version,
                 },
                 Change::Claim(id, event) => match self.claims.evolve(rows, id.0.0, event, at)? {
                     Err(impossible) => return Ok(Err(impossible)),
@@ -465,35 +462,43 @@ impl Machine {
         Ok(())
     }
 
-    fn answer(&mut self, rows: &dyn Rows, transaction: &Transaction) -> Result<Answer, ApplyFailure> {
+    /// Makes the answer of what the transaction has left behind.
+    fn answer(
+        &mut self,
+        rows: &dyn Rows,
+        transaction: &Transaction,
+    ) -> Result<Result<Answer, Impossible>, ApplyFailure> {
         let missing =
-            |what: String| agora_storage::Error::corrupt(format!("an outcome names {what}, which has no row"));
-        Ok(match &transaction.outcome {
+            |what: String| Ok(Err(Impossible::because(format!("an outcome names {what}, which does not exist"))));
+        Ok(Ok(match &transaction.outcome {
             Outcome::Sku(id) => {
-                let sku = self.skus.get(rows, id.0.0)?.ok_or_else(|| missing(id.to_string()))?;
+                let Some(sku) = self.skus.get(rows, id.0.0)? else { return missing(id.to_string()) };
                 Answer::Sku(Box::new(sku.clone()))
             }
             Outcome::Stocks(ids) => {
                 let mut levels = Vec::with_capacity(ids.len());
                 for id in ids {
-                    let sku = self.skus.get(rows, id.0.0)?.ok_or_else(|| missing(id.to_string()))?;
+                    let Some(sku) = self.skus.get(rows, id.0.0)? else { return missing(id.to_string()) };
                     levels.push(StockLevel::from(sku));
                 }
                 Answer::Stocks(levels)
             }
             Outcome::Account(id) => {
-                let account = self.accounts.get(rows, id.0.0)?.ok_or_else(|| missing(id.to_string()))?;
+                let Some(account) = self.accounts.get(rows, id.0.0)? else { return missing(id.to_string()) };
                 Answer::Account(Box::new(account.clone()))
             }
             Outcome::Order(id) => {
-                let order = self.orders.get(rows, id.0.0)?.ok_or_else(|| missing(id.to_string()))?;
+                let Some(order) = self.orders.get(rows, id.0.0)? else { return missing(id.to_string()) };
                 Answer::Order { order: Box::new(order.clone()), no_change: transaction.changes.is_empty() }
             }
             Outcome::Orders(items) => {
                 let mut answers = Vec::with_capacity(items.len());
                 for item in items {
                     answers.push(match item {
-                        Ok(id) => Ok(self.orders.get(rows, id.0.0)?.ok_or_else(|| missing(id.to_string()))?.clone()),
+                        Ok(id) => match self.orders.get(rows, id.0.0)? {
+                            Some(order) => Ok(order.clone()),
+                            None => return missing(id.to_string()),
+                        },
                         Err(rejection) => Err(rejection.clone()),
                     });
                 }
@@ -501,7 +506,7 @@ impl Machine {
             }
             Outcome::Refused(rejection) => Answer::Refused(rejection.clone()),
             Outcome::None => Answer::None,
-        })
+        }))
     }
 }
 
@@ -512,6 +517,15 @@ struct StagedMark {
 /// Facts begin at sub 1.
 fn sub(position: usize) -> u32 {
     u32::try_from(position + 1).expect("an entry holds fewer than 2^32 facts")
+}
+
+/// The outcomes hash of an entry: over key and row of each of its outcomes, in the order of their keys.
+pub fn hash_outcomes<'a>(outcomes: impl Iterator<Item = (u128, &'a [u8])>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (key_hash, row) in outcomes {
+        hasher.update(&key_hash.to_be_bytes()).update(&(row.len() as u64).to_be_bytes()).update(row);
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// The audit chain after an entry, from what is kept of it. `facts` are the feed rows from sub 1, as stored.
@@ -525,24 +539,29 @@ pub fn chain<'a>(entry: &EntryFact, index: u64, facts: impl Iterator<Item = &'a 
     *hasher.finalize().as_bytes()
 }
 
-/// Every change of a wallet's balance must be in the transaction's legs, to the unit.
-fn money_is_posted(
-    id: agora_domain::AccountId,
-    event: &AccountEvent,
-    transaction: &Transaction,
-) -> Result<(), Impossible> {
-    let moved = match event {
-        AccountEvent::Created { .. } | AccountEvent::Held { .. } | AccountEvent::HoldReleased { .. } => return Ok(()),
-        AccountEvent::Adjusted { amount, .. } | AccountEvent::Refunded { amount, .. } => *amount,
-        AccountEvent::Captured { amount, .. } | AccountEvent::Paid { amount, .. } => {
-            agora_domain::Money::new(-amount.minor, amount.currency)
+/// What the transaction's events do to the balance of a wallet and what its legs post there are the same, to the unit,
+/// for every wallet and currency: neither money without its posting, nor a posting without its money, nor one for two.
+fn money_is_posted(transaction: &Transaction) -> Result<(), Impossible> {
+    let mut open: BTreeMap<(AccountId, Currency), i128> = BTreeMap::new();
+    for change in &transaction.changes {
+        let Change::Account(id, event) = change else { continue };
+        let (amount, sign) = match event {
+            AccountEvent::Created { .. } | AccountEvent::Held { .. } | AccountEvent::HoldReleased { .. } => continue,
+            AccountEvent::Adjusted { amount, .. } | AccountEvent::Refunded { amount, .. } => (amount, 1),
+            AccountEvent::Captured { amount, .. } | AccountEvent::Paid { amount, .. } => (amount, -1),
+        };
+        *open.entry((*id, amount.currency)).or_default() += sign * i128::from(amount.minor);
+    }
+    for leg in &transaction.legs {
+        // A wallet is what we owe its holder: money in is a credit, a negative leg.
+        if let LedgerAccount::Wallet(id) = leg.account {
+            *open.entry((id, leg.amount.currency)).or_default() += i128::from(leg.amount.minor);
         }
-    };
-    // A wallet is what we owe its holder: money in is a credit, a negative leg.
-    let wallet = ledger::LedgerAccount::Wallet(id);
-    let posted = transaction
-        .legs
-        .iter()
-        .any(|leg| leg.account == wallet && leg.amount.currency == moved.currency && leg.amount.minor == -moved.minor);
-    if posted { Ok(()) } else { Err(Impossible::because(format!("{id}: {event:?} without its posting"))) }
+    }
+    match open.into_iter().find(|(_, minor)| *minor != 0) {
+        None => Ok(()),
+        Some(((id, currency), minor)) => {
+            Err(Impossible::because(format!("{id} moves {minor} minor units of {currency} more than is posted")))
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //! written once per entry.
 //!
 //! Rows stay here between entries, so a hot SKU is read and decoded once, not once per entry. The cache is emptied
-//! when it is full; what is in it is always equal to the rows.
+//! when it is full, by number or by bytes (an order of a hundred lines is a thousand times a small SKU); what is in it
+//! is always equal to the rows.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -13,17 +14,23 @@ use crate::schema;
 
 /// Rows of one kind kept decoded between entries.
 pub const CACHED_ROWS_MAX: usize = 32_768;
+/// Bytes of the rows of one kind kept between entries, as stored. Decoded they take about as much again.
+pub const CACHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 struct Slot<E> {
     /// The row as it is in the store.
     row: Option<Vec<u8>>,
     state: Option<E>,
     touched: bool,
+    /// Its state before the transaction is in the undo list.
+    in_undo: bool,
 }
 
 /// Entities of one kind.
 pub struct Table<E: Entity> {
     slots: HashMap<u128, Slot<E>>,
+    /// Bytes of the rows in the slots.
+    bytes: usize,
     /// Touched by the entry, in order of first touch, so that writing them is deterministic.
     touched: Vec<u128>,
     /// States before the transaction, in order of first touch.
@@ -32,7 +39,7 @@ pub struct Table<E: Entity> {
 
 impl<E: Entity> Default for Table<E> {
     fn default() -> Self {
-        Self { slots: HashMap::new(), touched: Vec::new(), undo: Vec::new() }
+        Self { slots: HashMap::new(), bytes: 0, touched: Vec::new(), undo: Vec::new() }
     }
 }
 
@@ -43,7 +50,8 @@ impl<E: Entity> Table<E> {
             Entry::Vacant(empty) => {
                 let row = rows.get(Keyspace::Entity, &schema::entity(E::KIND, id))?;
                 let state = row.as_deref().map(schema::decode).transpose()?;
-                Ok(empty.insert(Slot { row, state, touched: false }))
+                self.bytes += row.as_ref().map_or(0, Vec::len);
+                Ok(empty.insert(Slot { row, state, touched: false, in_undo: false }))
             }
         }
     }
@@ -68,13 +76,13 @@ impl<E: Entity> Table<E> {
         at: At,
     ) -> Result<std::result::Result<&E, Impossible>> {
         let slot = self.slot(rows, id)?;
-        let before = slot.state.clone();
+        let before = (!std::mem::replace(&mut slot.in_undo, true)).then(|| slot.state.clone());
         let was_touched = std::mem::replace(&mut slot.touched, true);
         let evolved = E::evolve(&mut slot.state, event, at);
         if !was_touched {
             self.touched.push(id);
         }
-        if !self.undo.iter().any(|(known, _)| *known == id) {
+        if let Some(before) = before {
             self.undo.push((id, before));
         }
         Ok(evolved.and_then(|()| {
@@ -85,7 +93,11 @@ impl<E: Entity> Table<E> {
 
     /// The transaction took effect.
     pub fn keep(&mut self) {
-        self.undo.clear();
+        for (id, _) in self.undo.drain(..) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.in_undo = false;
+            }
+        }
     }
 
     /// The transaction is refused: everything it touched is as it was.
@@ -93,6 +105,7 @@ impl<E: Entity> Table<E> {
         for (id, before) in self.undo.drain(..) {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.state = before;
+                slot.in_undo = false;
             }
         }
     }
@@ -111,10 +124,12 @@ impl<E: Entity> Table<E> {
                 Some(old) if old == row => continue,
                 Some(old) => batch.replace(Keyspace::Entity, key, old, row.clone()),
             }
+            self.bytes = self.bytes + row.len() - slot.row.as_ref().map_or(0, Vec::len);
             slot.row = Some(row);
         }
-        if self.slots.len() > CACHED_ROWS_MAX {
+        if self.slots.len() > CACHED_ROWS_MAX || self.bytes > CACHED_BYTES_MAX {
             self.slots.clear();
+            self.bytes = 0;
         }
     }
 }

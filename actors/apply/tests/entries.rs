@@ -3,14 +3,18 @@
 
 use std::sync::Arc;
 
-use agora_apply::{Machine, TransactionResult, machine::chain, schema};
+use agora_apply::{
+    Machine, TransactionResult,
+    machine::{chain, hash_outcomes},
+    schema,
+};
 use agora_domain::{
     Account, AccountEvent, AccountId, AccountKind, Answer, Change, Currency, KeyRef, Money, OrderEvent, OrderId,
     OrderStatus, Rejection, Sku, SkuEvent, SkuId, SkuTerms, Transaction, Uid,
     fact::EntryFact,
     ledger::{self, LedgerAccount},
     order::{Cause, Line},
-    transaction::Outcome,
+    transaction::{Outcome, OutcomeRow},
 };
 use agora_storage::{
     Keyspace, LogPosition, MemRows, codec,
@@ -259,6 +263,50 @@ fn money_without_its_posting_is_refused() {
     assert!(matches!(node.apply(&[deposit])[0], TransactionResult::Applied(_)));
     let account: Account = schema::load(&node.rows, ACCOUNT.0.0).unwrap().unwrap();
     assert_eq!(account.wallet(Currency::CNY).balance_minor, 500);
+}
+
+#[test]
+fn one_posting_does_not_stand_for_two_movements_of_money_nor_for_none() {
+    let mut node = shop();
+    let adjusted = Change::Account(ACCOUNT, AccountEvent::Adjusted { amount: money(500), reason: String::new() });
+    let legs = ledger::transfer(LedgerAccount::WalletFunding, LedgerAccount::Wallet(ACCOUNT), money(500)).to_vec();
+    let mut twice = transaction(3, vec![adjusted.clone(), adjusted], Outcome::Account(ACCOUNT));
+    twice.legs.clone_from(&legs);
+    let mut never = transaction(4, Vec::new(), Outcome::Account(ACCOUNT));
+    never.legs = legs;
+    for result in node.apply(&[twice, never]) {
+        assert!(matches!(result, TransactionResult::Impossible(_)), "{result:?}");
+    }
+    let account: Account = schema::load(&node.rows, ACCOUNT.0.0).unwrap().unwrap();
+    assert_eq!(account.wallet(Currency::CNY).balance_minor, 0);
+}
+
+#[test]
+fn an_answer_about_nothing_is_refused_and_stops_nobody() {
+    let mut node = shop();
+    let mut lost = place(3, 1, 2);
+    lost.outcome = Outcome::Order(order(2));
+    assert!(matches!(node.apply(&[lost])[0], TransactionResult::Impossible(_)));
+    assert_eq!(node.sku().reserved_units, 0, "it has no effect");
+    assert!(matches!(node.apply(&[place(3, 1, 2)])[0], TransactionResult::Applied(_)), "its key is free");
+}
+
+#[test]
+fn the_outcomes_hash_can_be_made_again_from_the_rows() {
+    let mut node = shop();
+    // Proposed in another order than their keys sort.
+    node.apply(&[place(9, 1, 1), place(3, 2, 1), place(7, 3, 1)]);
+    let view = node.rows.view().unwrap();
+    let bucket = Keyspace::Outcomes(schema::outcome_bucket(node.time_ms));
+    let rows = view.scan(bucket, Bound::Unbounded, Bound::Unbounded, false).map(Result::unwrap);
+    let of_entry: Vec<(u128, Vec<u8>)> = rows
+        .filter(|(_, row)| schema::decode::<OutcomeRow>(row).unwrap().index == node.index)
+        .map(|(key, row)| (schema::tail_id(&key).unwrap(), row))
+        .collect();
+    assert_eq!(of_entry.len(), 3);
+    let entry = view.get(Keyspace::Feed, &key::feed(node.index, 0)).unwrap().unwrap();
+    let entry: EntryFact = schema::decode(&entry).unwrap();
+    assert_eq!(entry.outcomes_hash, hash_outcomes(of_entry.iter().map(|(hash, row)| (*hash, row.as_slice()))));
 }
 
 #[test]

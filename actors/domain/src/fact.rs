@@ -13,9 +13,9 @@ pub struct EntryFact {
     pub time_ms: i64,
     /// The reign that decided it.
     pub reign: u64,
-    /// The audit chain before this entry: `head' = blake3(head ‖ index ‖ facts ‖ outcomes)`.
+    /// The audit chain before this entry: `head' = blake3(head ‖ index ‖ time ‖ reign ‖ outcomes hash ‖ facts)`.
     pub prev_head: [u8; 32],
-    /// blake3 over the entry's outcomes, so that the chain can be checked after they are gone.
+    /// blake3 over the entry's outcomes in the order of their keys, so that the chain can be checked after they are gone.
     pub outcomes_hash: [u8; 32],
 }
 
