@@ -186,6 +186,8 @@ impl<E: Entity> Live<E> {
         };
         let flight = &mut self.flights[at];
         flight.journalled = true;
+        // A use of terms takes nothing, so the floor stays: the buyer of every order is used so.
+        let took_nothing = flight.events.is_empty();
         let early = &mut self.early;
         flight.events.retain(|event| match early.iter().position(|landed| landed == event) {
             Some(landed) => {
@@ -196,7 +198,9 @@ impl<E: Entity> Live<E> {
         });
         if flight.events.is_empty() {
             self.flights.remove(at);
-            self.refloor();
+            if !took_nothing {
+                self.refloor();
+            }
         }
     }
 
