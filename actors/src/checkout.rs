@@ -159,7 +159,7 @@ impl SkuAnswers {
         match reply {
             Reply::Granted(grant) => {
                 self.granted.insert(id, grant);
-                return Ok(());
+                Ok(())
             }
             Reply::Refused { refusal, decided_at } => {
                 self.decided_at = self.decided_at.max(decided_at);

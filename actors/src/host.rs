@@ -24,6 +24,8 @@ use crate::grant::Grant;
 
 /// Commands that may wait in one entity's own queue; beyond it the answer is *overloaded*.
 pub const QUEUE_MAX: usize = 4_096;
+/// Who waits for one entity to settle; beyond it those who gave up are sorted out.
+const SETTLING_MAX: usize = 4_096;
 /// Residents looked at per message when room is needed.
 const EVICT_STEPS_MAX: usize = 64;
 
@@ -36,9 +38,14 @@ pub trait Hosted: Entity {
 /// Reads an entity's committed state from rows.
 pub type Load<E> = Arc<dyn Fn(u128) -> agora_storage::Result<Option<E>> + Send + Sync>;
 
+/// Told when an entity in memory cannot follow its rows: the reign must end, since what it has granted is lost.
+pub type Wrong = Arc<dyn Fn() + Send + Sync>;
+
 /// What one applied entry did.
 #[derive(Debug)]
 pub struct Feed {
+    /// The reign that decided it.
+    pub reign: u64,
     /// Where.
     pub at: At,
     /// In log order.
@@ -118,7 +125,7 @@ pub enum HostMessage<E: Entity> {
     },
     /// An entry was applied.
     Applied(Arc<Feed>),
-    /// This reign is over: forget everything of it.
+    /// This reign is over: forget everything of it, and of those before it.
     Forget {
         /// Which.
         reign: u64,
@@ -143,6 +150,8 @@ impl<E: Entity> Resident<E> {
 pub struct HostConfig<E: Entity> {
     /// Where entities come from.
     pub load: Load<E>,
+    /// Whom to tell of an entity that disagrees with its rows.
+    pub wrong: Wrong,
     /// Entities kept in memory; those with something outstanding may exceed it, within what admission lets in.
     pub residents_max: usize,
     /// Counts residents.
@@ -279,7 +288,13 @@ impl<E: Hosted> HostState<E> {
             return;
         }
         match self.residents.get_mut(&id) {
-            Some(resident) if !resident.live.is_clean() || !resident.queue.is_empty() => resident.settling.push(reply),
+            Some(resident) if !resident.live.is_clean() || !resident.queue.is_empty() => {
+                if resident.settling.len() >= SETTLING_MAX {
+                    // Admission bounds those who still wait; whoever gave up must not add up while nothing moves.
+                    resident.settling.retain(|waiting| !waiting.is_closed());
+                }
+                resident.settling.push(reply);
+            }
             _ => {
                 let _ = reply.send(());
             }
@@ -297,6 +312,10 @@ impl<E: Hosted> HostState<E> {
     }
 
     fn applied(&mut self, myself: &ActorRef<HostMessage<E>>, feed: &Feed) {
+        // What an older reign left here has missed entries of others in between.
+        if !self.enter(feed.reign) {
+            return;
+        }
         let mut events: HashMap<u128, Vec<&E::Event>> = HashMap::new();
         for (id, event) in feed.changes.iter().filter_map(E::of) {
             if self.residents.contains_key(&id) {
@@ -306,9 +325,11 @@ impl<E: Hosted> HostState<E> {
         for (id, events) in events {
             let Some(resident) = self.residents.get_mut(&id) else { continue };
             if let Err(impossible) = resident.live.applied(events.into_iter(), feed.at) {
-                // The rows took what this copy cannot: the copy is wrong. Without it, the next ask loads the truth.
+                // The rows took what this copy cannot: the copy is wrong. A fresh one would not know of the grants that
+                // are out and grant the same again, so the reign ends, and the next one loads the truth.
                 tracing::error!(index = feed.at.index, %impossible, "an entity in memory disagreed with its rows");
                 self.residents.remove(&id);
+                (self.config.wrong)();
                 continue;
             }
             resident.pump(myself, self.reign);
@@ -338,11 +359,17 @@ impl<E: Hosted> Resident<E> {
     fn wait_or_refuse(&mut self, ask: Ask<E>) {
         if !ask.may_wait {
             let _ = ask.reply.send(Reply::NotNow);
-        } else if self.queue.len() >= QUEUE_MAX {
+        } else if self.queue.len() >= QUEUE_MAX && !self.forget_closed() {
             let _ = ask.reply.send(Reply::Overloaded);
         } else {
             self.queue.push_back(ask);
         }
+    }
+
+    /// Takes those out of the queue who gave up. True when that made room.
+    fn forget_closed(&mut self) -> bool {
+        self.queue.retain(|ask| !ask.reply.is_closed());
+        self.queue.len() < QUEUE_MAX
     }
 
     /// Something changed: who waits may have an answer now.

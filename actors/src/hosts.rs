@@ -13,7 +13,7 @@ use agora_domain::{Account, AccountEvent, Change, Claim, ClaimEvent, Entity, Ord
 use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
 
-use crate::host::{Ask, Feed, Host, HostConfig, HostMessage, Hosted, Load, Reply};
+use crate::host::{Ask, Feed, Host, HostConfig, HostMessage, Hosted, Load, Reply, Wrong};
 
 /// Hosts of one kind, at most.
 pub const HOSTS_MAX: usize = 64;
@@ -61,17 +61,31 @@ pub struct HostSet<E: Entity> {
 }
 
 impl<E: Hosted> HostSet<E> {
-    /// Starts `count` hosts that together keep `residents_max` entities.
+    /// Starts `count` hosts that together keep `residents_max` entities, where no reign needs to be ended.
     ///
     /// # Errors
     /// When an actor cannot be spawned.
     pub async fn start(count: usize, residents_max: usize, load: Load<E>) -> Result<Self, ractor::SpawnErr> {
+        Self::start_with(count, residents_max, load, Arc::new(|| ())).await
+    }
+
+    /// As [`HostSet::start`]; `wrong` ends the reign when an entity cannot follow its rows.
+    ///
+    /// # Errors
+    /// When an actor cannot be spawned.
+    pub async fn start_with(
+        count: usize,
+        residents_max: usize,
+        load: Load<E>,
+        wrong: Wrong,
+    ) -> Result<Self, ractor::SpawnErr> {
         let count = count.clamp(1, HOSTS_MAX);
         let mut set = Self { hosts: Vec::with_capacity(count), residents: Vec::with_capacity(count) };
         for _ in 0..count {
             let residents = Arc::new(AtomicU64::new(0));
             let config = HostConfig {
                 load: Arc::clone(&load),
+                wrong: Arc::clone(&wrong),
                 residents_max: (residents_max / count).max(1),
                 residents: Arc::clone(&residents),
             };
@@ -164,9 +178,14 @@ impl Hosts {
         self.reign.fetch_max(reign, Ordering::SeqCst);
     }
 
-    /// Feeds what an entry of `reign` did to the entities in memory. Called by apply before anybody is answered.
-    pub fn applied(&self, reign: u64, feed: Feed) {
-        if feed.changes.is_empty() || self.reign.load(Ordering::SeqCst) != reign {
+    /// The latest reign in which anything may have been asked; 0 for none.
+    pub fn opened(&self) -> u64 {
+        self.reign.load(Ordering::SeqCst)
+    }
+
+    /// Feeds what an entry did to the entities in memory. Called by apply before anybody is answered.
+    pub fn applied(&self, feed: Feed) {
+        if feed.changes.is_empty() || self.opened() != feed.reign {
             return;
         }
         let feed = Arc::new(feed);
@@ -176,7 +195,7 @@ impl Hosts {
         self.claims.feed(&feed);
     }
 
-    /// A reign is over: memory is given back, and who waits for an entity is woken.
+    /// A reign is over, and all before it: memory is given back, and who waits for an entity is woken.
     pub fn forget(&self, reign: u64) {
         self.skus.forget(reign);
         self.orders.forget(reign);

@@ -73,9 +73,15 @@ pub struct Ticket {
     table: Arc<InFlight>,
     hash: u128,
     running: Arc<Running>,
+    sent: bool,
 }
 
 impl Ticket {
+    /// The transaction is in the journal: from here on, a ticket dropped without an end leaves the outcome unknown.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
     /// The fate is known: who waits hears it, and the key is free.
     pub fn end(self, ending: Ending) {
         let _ = self.running.ended.set(ending);
@@ -85,8 +91,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.table.shard(self.hash).lock().remove(&self.hash);
-        // Dropped without an end: nothing was decided. Who waits hears that it may try.
-        let _ = self.running.ended.set(Err(WriteError::Overloaded { retry_after_ms: 100 }));
+        // Dropped without an end before anything was sent: nothing happened. Who waits hears that it may try.
+        let dropped = if self.sent { WriteError::Unknown } else { WriteError::Overloaded { retry_after_ms: 100 } };
+        let _ = self.running.ended.set(Err(dropped));
         self.running.wake.notify_waiters();
     }
 }
@@ -111,7 +118,7 @@ impl InFlight {
         }
         let running = Arc::new(Running { fingerprint: key.fingerprint, ..Running::default() });
         shard.insert(key.hash, Arc::clone(&running));
-        Entered::First(Ticket { table: Arc::clone(self), hash: key.hash, running })
+        Entered::First(Ticket { table: Arc::clone(self), hash: key.hash, running, sent: false })
     }
 }
 
@@ -134,5 +141,21 @@ mod tests {
         let later = Instant::now() + Duration::from_secs(60);
         assert_eq!(running.wait(later).await, Some(Err(WriteError::Unknown)));
         assert!(matches!(table.enter(KEY), Entered::First(_)));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_ticket_is_a_no_before_the_journal_and_unknown_after_it() {
+        let table = Arc::new(InFlight::default());
+        let later = Instant::now() + Duration::from_secs(60);
+        for sent in [false, true] {
+            let Entered::First(mut ticket) = table.enter(KEY) else { panic!("the first is first") };
+            let Entered::Same(running) = table.enter(KEY) else { panic!("the second is the same") };
+            if sent {
+                ticket.sent();
+            }
+            drop(ticket);
+            let unknown = running.wait(later).await == Some(Err(WriteError::Unknown));
+            assert_eq!(unknown, sent, "unknown is never turned into no");
+        }
     }
 }

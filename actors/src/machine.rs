@@ -44,12 +44,18 @@ impl Apply for ShopMachine {
         self.counters.applied(&results, &changes);
         let mut ends_reign = false;
         for result in &results {
-            if let TransactionResult::Impossible(reason) = result {
-                ends_reign = true;
-                tracing::error!(index = at.index, reason, "apply refused a transaction: a decision was wrong");
+            match result {
+                TransactionResult::Impossible(reason) => {
+                    ends_reign = true;
+                    tracing::error!(index = at.index, reason, "apply refused a transaction: a decision was wrong");
+                }
+                // Its events never come back to those who granted them: what they took would be missing for the rest
+                // of the reign. The table of keys on their way keeps this from happening within one.
+                TransactionResult::Replayed { .. } | TransactionResult::KeyReused => ends_reign = true,
+                TransactionResult::Applied(_) | TransactionResult::Fenced => {}
             }
         }
-        self.hosts.applied(entry_reign, Feed { at, changes });
+        self.hosts.applied(Feed { reign: entry_reign, at, changes });
         let digest = StateDigest { chain_head: state.chain_head, digest: state.digest };
         Ok(Applied { outcomes: results, reign: state.reign, state: digest, ends_reign })
     }

@@ -287,7 +287,10 @@ impl ReadView {
         let mut last = None;
         let (index, sub) = after.unwrap_or((0, 0));
         let edge = key::feed(index, sub);
-        let mut time_ms = if index > 0 { self.entry_fact(index)?.time_ms } else { 0 };
+        // A place that was never in the feed may come from a client: whatever follows it begins with an entry.
+        let began = self.view.get(Keyspace::Feed, &key::feed(index, 0))?;
+        let began: Option<EntryFact> = began.map(|row| schema::decode(&row)).transpose()?;
+        let mut time_ms = began.map_or(0, |entry| entry.time_ms);
         let scan = self.view.scan(Keyspace::Feed, Bound::Excluded(&edge), Bound::Unbounded, false);
         for (seen, row) in scan.enumerate() {
             let (row_key, value) = row?;

@@ -198,6 +198,15 @@ impl Attempt {
     fn done(result: Result<Written, WriteError>) -> Self {
         Self::Done(Box::new(result))
     }
+
+    /// What those hear who wait under the same key.
+    fn ending(&self) -> Result<Written, WriteError> {
+        match self {
+            Self::Done(result) => result.as_ref().clone(),
+            Self::No(error) => Err(error.clone()),
+            Self::Unknown => Err(WriteError::Unknown),
+        }
+    }
 }
 
 /// A node's shop.
@@ -220,9 +229,17 @@ pub(crate) struct Inner {
     acknowledged: AtomicU64,
     /// Read indexes this node's rows have reached or will, with the moment each was asked for.
     fresh: Mutex<VecDeque<(Duration, u64)>>,
-    /// Since when no leader or no quorum was found; `None` while writes go through.
-    trouble: Mutex<Option<Duration>>,
+    /// `None` while writes go through.
+    trouble: Mutex<Option<Trouble>>,
     stopping: watch::Sender<bool>,
+}
+
+/// No leader or no quorum was found.
+#[derive(Clone, Copy)]
+struct Trouble {
+    since: Duration,
+    /// When a write met it last.
+    seen: Duration,
 }
 
 impl Shop {
@@ -237,10 +254,12 @@ impl Shop {
         // Four kinds share the bound: most of what is warm are SKUs.
         let share = |part: usize| (config.live_entities_max / part).max(1);
         let hosts = Arc::new(Hosts::new(
-            HostSet::<Sku>::start(config.hosts, share(2), source.load()).await.map_err(spawn)?,
-            HostSet::<Order>::start(config.hosts, share(4), source.load()).await.map_err(spawn)?,
-            HostSet::<Account>::start(config.hosts, share(8), source.load()).await.map_err(spawn)?,
-            HostSet::<Claim>::start(1, share(8), source.load()).await.map_err(spawn)?,
+            HostSet::<Sku>::start_with(config.hosts, share(2), source.load(), source.wrong()).await.map_err(spawn)?,
+            HostSet::<Order>::start_with(config.hosts, share(4), source.load(), source.wrong()).await.map_err(spawn)?,
+            HostSet::<Account>::start_with(config.hosts, share(8), source.load(), source.wrong())
+                .await
+                .map_err(spawn)?,
+            HostSet::<Claim>::start_with(1, share(8), source.load(), source.wrong()).await.map_err(spawn)?,
         ));
         let machine = ShopMachine::new(Arc::clone(&hosts), Arc::clone(&counters));
         let desk = Arc::new(PeerDesk::default());
@@ -350,9 +369,14 @@ impl Shop {
             let patience = match no {
                 WriteError::NoLeader | WriteError::NoQuorum => self.patience(),
                 WriteError::Unknown => deadline,
-                // Turned away: if nothing was ever sent, the client may as well know at once.
-                _ if !maybe_sent => return Err(no),
-                _ => deadline,
+                // Turned away by a leader: if nothing was ever sent, the client may as well know at once.
+                _ => {
+                    self.inner.trouble.lock().take();
+                    if !maybe_sent {
+                        return self.ended(Err(no), false);
+                    }
+                    deadline
+                }
             };
             let now = Instant::now();
             if now >= deadline || (now >= patience && !maybe_sent) {
@@ -380,8 +404,9 @@ impl Shop {
                 }
             }
             Err(WriteError::KeyReused) => Counters::add(&self.inner.counters.key_conflicts),
-            // The first request under this key is, or may be, an earlier attempt of this very request.
-            Err(WriteError::KeyInFlight) if maybe_sent => {
+            // The first request under this key is, or may be, an earlier attempt of this very request. And a decision
+            // that failed is not kept under the key: an earlier attempt still on the wire would be decided anew.
+            Err(WriteError::KeyInFlight | WriteError::Internal(_)) if maybe_sent => {
                 Counters::add(&self.inner.counters.unknown);
                 return Err(WriteError::Unknown);
             }
@@ -393,7 +418,12 @@ impl Shop {
     /// Until when a write may wait for a leader.
     fn patience(&self) -> Instant {
         let now = self.inner.world.clock.monotonic();
-        let since = *self.inner.trouble.lock().get_or_insert(now);
+        let mut trouble = self.inner.trouble.lock();
+        // Whoever waits looks again every few milliseconds. If nobody has looked for so long, what was wrong then says
+        // nothing of now, and an election deserves its second anew.
+        let lasting = trouble.filter(|trouble| now.saturating_sub(trouble.seen) <= LEADER_WAIT);
+        let since = lasting.map_or(now, |trouble| trouble.since);
+        *trouble = Some(Trouble { since, seen: now });
         Instant::now() + LEADER_WAIT.saturating_sub(now.saturating_sub(since))
     }
 
@@ -444,9 +474,10 @@ impl Shop {
         if !journal.quorum_fresh() {
             return Attempt::No(WriteError::NoQuorum);
         }
-        let ticket = match self.inner.inflight.enter(request.key) {
+        let mut ticket = match self.inner.inflight.enter(request.key) {
             Entered::First(ticket) => ticket,
-            Entered::Other => return Attempt::done(Err(WriteError::KeyReused)),
+            // That request may yet come to nothing, and leave the key to an earlier attempt of this one.
+            Entered::Other => return Attempt::No(WriteError::KeyReused),
             Entered::Full => return self.turn_away(),
             Entered::Same(running) => {
                 return match running.wait(deadline).await {
@@ -480,6 +511,7 @@ impl Shop {
             // Nothing had been handed to the journal; what was granted is given back.
             Err(_) => return self.turn_away(),
         };
+        ticket.sent();
         let mut waiting = Waiting { ticket: Some(ticket), pending: Some(pending), trace: request.trace };
         match tokio::time::timeout_at(deadline, waiting.outcome()).await {
             Ok(attempt) => attempt,
@@ -569,8 +601,9 @@ impl Shop {
         let clock = &self.inner.world.clock;
         let mut reach = 0;
         let mut staleness = None;
+        let mut timed_out = ReadError::Timeout;
         match consistency {
-            Consistency::Local => staleness = self.staleness(),
+            Consistency::Local => {}
             Consistency::Linearizable => {
                 let asked = clock.monotonic();
                 reach = self.journal().read_barrier(deadline).await.map_err(barrier_error)?;
@@ -581,26 +614,30 @@ impl Shop {
                 reach = self.journal().leader_applied(deadline).await.map_err(barrier_error)?;
             }
             Consistency::Bounded { max_staleness } => {
-                // What this node has told a client, it shows.
-                reach = self.inner.acknowledged.load(Ordering::Relaxed);
-                staleness = self.staleness().filter(|age| *age <= max_staleness);
-                if staleness.is_none() {
+                let stale = || ReadError::Stale { have_ms: self.staleness().map(|age| age.as_millis() as u64) };
+                // What this node has told a client, it shows. The age is looked at after that wait: rows age in it.
+                let told = self.inner.acknowledged.load(Ordering::Relaxed);
+                self.inner.raft.wait_applied(told, deadline).await.map_err(|_| stale())?;
+                if self.staleness().is_none_or(|age| age > max_staleness) {
                     let asked = clock.monotonic();
-                    let stale = |_| ReadError::Stale { have_ms: self.staleness().map(|age| age.as_millis() as u64) };
-                    let fresh = self.journal().read_barrier(deadline).await.map_err(stale)?;
-                    self.note_fresh(asked, fresh);
-                    reach = reach.max(fresh);
+                    reach = self.journal().read_barrier(deadline).await.map_err(|_| stale())?;
+                    self.note_fresh(asked, reach);
                     staleness = Some(Duration::ZERO);
+                    timed_out = stale();
                 }
             }
         }
         if reach > 0 {
-            self.inner.raft.wait_applied(reach, deadline).await.map_err(|_| ReadError::Timeout)?;
+            self.inner.raft.wait_applied(reach, deadline).await.map_err(|_| timed_out)?;
         }
         if let Some(min_index) = min_index {
             let until = deadline.min(Instant::now() + MIN_INDEX_WAIT);
             let reached = self.inner.raft.wait_applied(min_index, until).await;
             reached.map_err(|_| ReadError::MinIndexNotReached { applied: self.inner.raft.applied_index() })?;
+        }
+        if matches!(consistency, Consistency::Local | Consistency::Bounded { .. }) && staleness.is_none() {
+            // As late as can be: whatever was waited for is part of the age.
+            staleness = self.staleness();
         }
         ReadView::open(self.inner.raft.rows().as_ref(), self.inner.node, self.leader(), staleness)
             .map_err(|error| ReadError::Storage(error.to_string()))
@@ -666,11 +703,7 @@ impl Waiting {
         let attempt = fate(pending.await, self.trace);
         self.pending = None;
         if let Some(ticket) = self.ticket.take() {
-            ticket.end(match &attempt {
-                Attempt::Done(result) => result.as_ref().clone(),
-                Attempt::No(error) => Err(error.clone()),
-                Attempt::Unknown => Err(WriteError::Unknown),
-            });
+            ticket.end(attempt.ending());
         }
         attempt
     }
@@ -679,9 +712,10 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let (Some(ticket), Some(pending)) = (self.ticket.take(), self.pending.take()) {
-            let mut rest = Self { ticket: Some(ticket), pending: Some(pending), trace: self.trace };
+            let trace = self.trace;
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { rest.outcome().await });
+                // Not another `Waiting`: a runtime that ends drops the task at once, and that must not start the next.
+                runtime.spawn(async move { ticket.end(fate(pending.await, trace).ending()) });
             }
         }
     }
@@ -718,6 +752,15 @@ impl RowSource {
         let _ = self.raft.set(raft);
     }
 
+    fn wrong(self: &Arc<Self>) -> crate::host::Wrong {
+        let source = Arc::clone(self);
+        Arc::new(move || {
+            if let Some(raft) = source.raft.get() {
+                raft.journal().end_reign("an entity in memory disagreed with its rows");
+            }
+        })
+    }
+
     fn load<E: Entity>(self: &Arc<Self>) -> crate::host::Load<E> {
         let source = Arc::clone(self);
         Arc::new(move |id| {
@@ -733,13 +776,13 @@ impl RowSource {
 async fn watch_reigns(shop: Shop) {
     let mut reigns = shop.journal().reign_watch();
     let mut stopping = shop.stopping();
-    let mut last = None;
     loop {
-        let now = reigns.borrow_and_update().map(|reign| reign.number);
-        if let Some(over) = last.filter(|last| now != Some(*last)) {
-            shop.inner.hosts.forget(over);
-        }
-        last = now;
+        reigns.mark_unchanged();
+        // Reigns may come and go between two looks, so it is not enough to compare with the last one seen. The order
+        // matters: what was opened before there was no reign is over, and a number never comes back.
+        let opened = shop.inner.hosts.opened();
+        let over = shop.journal().reign().map_or(opened, |reign| reign.number.saturating_sub(1));
+        shop.inner.hosts.forget(over);
         tokio::select! {
             changed = reigns.changed() => if changed.is_err() { return },
             _ = stopping.wait_for(|stop| *stop) => return,
