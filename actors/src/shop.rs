@@ -15,7 +15,9 @@ use std::{
 };
 
 use agora_apply::{TransactionResult, answer, schema};
-use agora_domain::{Account, Answer, Claim, Command, Entity, KeyRef, Order, Sku, Transaction, transaction::Outcome};
+use agora_domain::{
+    Account, Answer, Claim, Command, Entity, KeyRef, Order, Rejection, Sku, Transaction, transaction::Outcome,
+};
 use agora_raft::{
     Boot, CallError, Journal, Lost, Pending, RaftConfig, RaftNode, ReadError as BarrierError, Refused, StartError,
     World,
@@ -27,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    checkout::{Checkout, Decided, IdMaker, Undecided},
+    checkout::{Checkout, Decided, Grants, IdMaker, Undecided},
     forward::{Forwarded, PeerDesk},
     hosts::{HostSet, Hosts},
     inflight::{Entered, InFlight, Ticket},
@@ -548,12 +550,23 @@ impl Shop {
             Undecided::Overloaded => WriteError::Overloaded { retry_after_ms: 1_000 },
             Undecided::Failed(message) => WriteError::Internal(message),
         })?;
-        let Decided { decided_at, changes, legs, outcome, grants } = decided;
+        let Decided { decided_at, changes, legs, outcome, mut grants } = decided;
         if key.is_none() && matches!(outcome, Outcome::Refused(_)) {
             return Ok(None);
         }
         let transaction = Transaction { key, trace, decided_at, changes, legs, outcome };
-        match journal.propose(reign, Bytes::from(codec::encode(&transaction))) {
+        let mut proposed = journal.propose(reign, Bytes::from(codec::encode(&transaction)));
+        if let (Err(Refused::TooLarge { bytes_max, .. }), Some(_)) = (&proposed, key) {
+            // Many orders of many lines with long names: the request's doing and not a fault, so a refusal like any
+            // other. What was granted goes back.
+            grants = Grants::default();
+            let limit = *bytes_max as u64;
+            let rejection = Rejection::LimitExceeded { what: "bytes of what one request changes".to_owned(), limit };
+            let outcome = Outcome::Refused(rejection);
+            let refused = Transaction { changes: Vec::new(), legs: Vec::new(), outcome, ..transaction };
+            proposed = journal.propose(reign, Bytes::from(codec::encode(&refused)));
+        }
+        match proposed {
             Ok(pending) => {
                 grants.keep();
                 Ok(Some(pending))

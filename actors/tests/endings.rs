@@ -9,7 +9,7 @@ use std::{
 };
 
 use agora_actors::{Consistency, RaftConfig, Shop, ShopConfig, World, WriteRequest};
-use agora_domain::{AccountId, AccountKind, Answer, Command, Currency, KeyRef, Money, PlaceOrder, SkuId};
+use agora_domain::{AccountId, AccountKind, Answer, Command, Currency, KeyRef, Money, PlaceOrder, Rejection, SkuId};
 use agora_raft::{Boot, Member};
 use agora_storage::MemDisk;
 use tokio::time::Instant;
@@ -129,4 +129,38 @@ async fn the_age_of_a_bounded_read_counts_what_it_waited_for() {
     assert!(view.index() > now);
     assert!(view.staleness().unwrap() >= LATER - Duration::from_millis(50), "{:?}", view.staleness());
     writer.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_too_large_for_an_entry_is_refused_and_takes_nothing() {
+    let shop = shop().await;
+    let (first, buyer) = sku_and_buyer(&shop, 1_000).await;
+    let mut items = vec![(first, 1)];
+    for number in 0..99 {
+        let command = Command::CreateSku {
+            code: format!("L{number}"),
+            // The longest name there may be, in the longest letters.
+            name: "\u{1F375}".repeat(agora_domain::command::NAME_CHARS_MAX),
+            price: Money::new(1, Currency::CNY),
+            sellable: true,
+        };
+        let Answer::Sku(sku) = answer(&shop, command).await else { panic!("a SKU") };
+        items.push((sku.id, 1));
+    }
+    answer(
+        &shop,
+        Command::ReceiveStock { lines: items[1..].iter().map(|(id, _)| (*id, 1_000)).collect(), reason: String::new() },
+    )
+    .await;
+    let order =
+        PlaceOrder { account: buyer, items, coupon_codes: Vec::new(), hold_balance: false, note: String::new() };
+    let many = Command::PlaceOrders(vec![order.clone(); agora_domain::command::BATCH_ORDERS_MAX]);
+    let request = WriteRequest { key: key(), trace: 1, command: many };
+    let written = shop.submit(request.clone(), soon()).await.unwrap();
+    assert!(matches!(written.answer, Answer::Refused(Rejection::LimitExceeded { .. })), "{:?}", written.answer);
+    let again = shop.submit(request, soon()).await.unwrap();
+    assert_eq!((again.answer, again.replayed), (written.answer, true), "it is kept under the key");
+    assert!(matches!(answer(&shop, Command::PlaceOrder(order)).await, Answer::Order { .. }));
+    let view = shop.read(Consistency::Linearizable, None, soon()).await.unwrap();
+    assert_eq!(view.sku(first).unwrap().unwrap().reserved_units, 1);
 }
