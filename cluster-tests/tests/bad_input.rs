@@ -252,6 +252,45 @@ async fn a_sku_named_twice_is_one_wish() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_batch_is_one_entry_or_a_clear_no() {
+    let cluster = Cluster::start(env!("CARGO_BIN_EXE_agora-test-node"), 3, Overrides::none()).await;
+    let client = cluster.client();
+    // A hundred orders of a hundred lines of SKUs with the longest names: some seven megabytes of order from half a
+    // megabyte of request.
+    let mut skus = Vec::new();
+    for at in 0..100 {
+        let body = json!({"sku_code": format!("LARGE-{at}"), "name": "名".repeat(200), "price": money(1)});
+        skus.push(text(&client.must(at, &Call::post("/skus", body), 201).await, "id"));
+    }
+    let lines: Vec<Value> = skus.iter().map(|sku| json!({"sku_id": sku, "quantity": 1_000})).collect();
+    client.must(0, &Call::post("/stock/receive", json!({"lines": lines, "reason": "r"})), 200).await;
+    let account = create_account(&client, "wholesaler").await;
+    let items: Vec<(&str, u64)> = skus.iter().map(|sku| (sku.as_str(), 1)).collect();
+    let call = Call::post("/orders/batch", json!({"orders": vec![order_body(&account, &items); 100]}));
+    let first = settled(&client, 1, &call).await;
+    let orders = match first.status {
+        200 => {
+            let results = first.json()["results"].as_array().expect("results").clone();
+            assert!(results.iter().all(|item| item["status"] == 201), "units were there for every order");
+            100
+        }
+        _ => {
+            assert!((400..500).contains(&first.status), "{}", first.text());
+            0
+        }
+    };
+    println!("a batch of 10,000 lines: {} with {} bytes", first.status, first.body.len());
+    for node in 0..3 {
+        let again = settled(&client, node, &call).await;
+        assert_eq!((again.status, again.body == first.body), (first.status, true), "the largest answer has two faces");
+        let left = stock(&client, node as u64 + 1, &skus[node], "linearizable").await;
+        assert_eq!(left.reserved, orders, "half a batch");
+    }
+    assert_eq!(orders_of(&client, 3, &account).await.len() as u64, orders);
+    healthy(&cluster, &client).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prices_of_two_currencies_do_not_mix() {
     let cluster = cluster().await;
     let client = cluster.client();

@@ -4,6 +4,10 @@
 
 use std::{
     collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,6 +15,7 @@ use agora_cluster_tests::{
     client::{Answer, Call, Client, Reply, Verdict, fresh_key},
     cluster::{Cluster, Lease, Shared},
     config::Overrides,
+    settings::scaled,
     shop::{create_account, list, money, order_body, orders_of, receive, stock, stocked_sku, text},
 };
 use http::Method;
@@ -225,6 +230,69 @@ async fn a_key_outlives_the_leader() {
     let left = stock(&client, 1, &sku, "linearizable").await;
     assert_eq!((left.on_hand, left.reserved), (5, 0));
     assert_eq!(orders_of(&client, 3, &account).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_retries_has_one_effect_per_key() {
+    let cluster = Cluster::start(BINARY, 3, Overrides::none()).await;
+    let client = cluster.client();
+    let sku = stocked_sku(&client, "STORM", 100, 100_000).await.id;
+    let account = create_account(&client, "impatient").await;
+    let (next, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let hands: Vec<_> = (0..24)
+        .map(|hand| {
+            let (client, next, stop) = (client.clone(), Arc::clone(&next), Arc::clone(&stop));
+            let (body, altered) = (order_body(&account, &[(&sku, 1)]), order_body(&account, &[(&sku, 2)]));
+            tokio::spawn(async move {
+                let mut numbers = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let turn = next.fetch_add(1, Ordering::Relaxed);
+                    let key = fresh_key();
+                    let call = Call::post_with_key("/orders", &key, body.clone());
+                    // Asked on all nodes at once, the answers of two thrown away unread, by giving up on them too soon.
+                    let hasty = call.clone().timeout(Duration::from_millis(1 + turn as u64 % 7));
+                    let (one, two) = (turn as u64 % 3 + 1, (turn as u64 + 1) % 3 + 1);
+                    let (_, _, settled) = tokio::join!(
+                        client.send(one, &hasty),
+                        client.send(two, &hasty),
+                        client.settle(hand + turn, &call, Duration::from_secs(90))
+                    );
+                    numbers.push(text(&settled.answer().expect(201), "order_no"));
+                    let again = client.settle(turn + 1, &call, Duration::from_secs(90)).await;
+                    assert_eq!(again.answer().body, settled.answer().body, "{key} has two answers");
+                    if turn % 10 == 0 {
+                        let other = Call::post_with_key("/orders", &key, altered.clone());
+                        let refused = client.settle(turn, &other, Duration::from_secs(90)).await;
+                        refused.answer().expect_problem(422, "IDEMPOTENCY_KEY_REUSED");
+                    }
+                }
+                numbers
+            })
+        })
+        .collect();
+    for _ in 0..scaled(3, 20) {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let leader = cluster.wait_ready().await;
+        cluster.kill(leader);
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        cluster.start_node(leader);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut numbers = BTreeSet::new();
+    for hand in hands {
+        for number in hand.await.expect("a hand") {
+            assert!(numbers.insert(number.clone()), "order {number} answers two keys");
+        }
+    }
+    let keys = next.load(Ordering::Relaxed);
+    println!("{keys} keys while leaders were killed");
+    assert!(keys > 200 && numbers.len() == keys, "{} answers to {keys} keys", numbers.len());
+    cluster.wait_ready().await;
+    for node in 1..=3 {
+        let left = stock(&client, node, &sku, "linearizable").await;
+        assert_eq!(left.reserved, keys as u64, "keys and effects differ, says node {node}");
+    }
+    assert_eq!(orders_of(&client, 2, &account).await.len(), keys);
 }
 
 /// The definite answer to a write, from wherever it comes.

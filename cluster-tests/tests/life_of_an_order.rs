@@ -5,6 +5,10 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,6 +18,7 @@ use agora_cluster_tests::{
     cluster::{Cluster, Lease, Shared},
     config::Overrides,
     money::Books,
+    settings::scaled,
     shop::{
         act, create_account, create_sku, fund, list, money, number, order_body, place, read, receive, stock,
         stocked_sku, text,
@@ -205,6 +210,140 @@ async fn one_of_two_who_saw_the_same_price_changes_it() {
     off.expect(200);
     let refused = settled(&client, 1, &Call::post("/orders", order_body(&account, &[(&sku, 1)]))).await;
     refused.expect_problem(409, "SKU_NOT_SELLABLE");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_takes_the_terms_of_its_place_in_the_log() {
+    let cluster = cluster().await;
+    let client = cluster.client();
+    let sku = stocked_sku(&client, "TERMS", 100, 100_000).await.id;
+    let account = create_account(&client, "quick buyer").await;
+    let path = format!("/skus/{sku}");
+    // Buyers on every node while the price moves and the SKU goes off sale and on again.
+    let stop = Arc::new(AtomicBool::new(false));
+    let buyers: Vec<_> = (0..12)
+        .map(|buyer| {
+            let (client, stop, body) = (client.clone(), stop.clone(), order_body(&account, &[(&sku, 1)]));
+            tokio::spawn(async move {
+                let (mut bought, mut refused) = (0, 0);
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = settled(&client, buyer, &Call::post("/orders", body.clone())).await;
+                    match answer.status {
+                        201 => bought += 1,
+                        _ => {
+                            answer.expect_problem(409, "SKU_NOT_SELLABLE");
+                            refused += 1;
+                        }
+                    }
+                }
+                (bought, refused)
+            })
+        })
+        .collect();
+    for version in 1..=scaled(60, 600) {
+        let change = match version % 6 {
+            0 => json!({"sellable": true}),
+            3 => json!({"sellable": false}),
+            _ => json!({"price": money(100 + version as i64)}),
+        };
+        settled(&client, version as usize, &Call::patch(&path, version, change)).await.expect(200);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut bought, mut refused) = (0, 0);
+    for buyer in buyers {
+        let (more, no) = buyer.await.expect("a buyer");
+        (bought, refused) = (bought + more, refused + no);
+    }
+    println!("{bought} bought and {refused} refused while the terms changed");
+    assert!(bought > 20 && refused > 0, "orders and changes did not race");
+
+    let status = cluster.status_of(&client, 1).await.expect("a status");
+    let until = status["applied_index"].as_u64().expect("an applied index");
+    let (mut price, mut sellable, mut seen) = (money(100), true, 0);
+    for change in feed(&client, 2, 0, until).await {
+        let data = &change["data"];
+        match change["type"].as_str().expect("a type") {
+            "catalog.sku.changed" if change["aggregate_id"] == json!(sku) => {
+                price = data["price"].clone();
+                sellable = data["sellable"] == true;
+            }
+            "order.order.created" if data["lines"][0]["sku_id"] == json!(sku) => {
+                assert!(sellable, "sold while off sale: {change}");
+                assert_eq!(
+                    data["lines"][0]["unit_price"], price,
+                    "sold at another price than the one in force: {change}"
+                );
+                seen += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(seen, bought, "the feed tells of other orders than were acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_pays_and_who_calls_off_at_once_get_one_truth() {
+    let cluster = cluster().await;
+    let client = cluster.client();
+    let sku = stocked_sku(&client, "RACE", 100, 10_000).await.id;
+    let account = create_account(&client, "of two minds").await;
+    fund(&client, &account, 1_000_000).await;
+    let rounds = scaled(40, 400);
+    let (mut paid_first, mut kept) = (0, 0_u64);
+    for round in 0..rounds {
+        let no = text(&place(&client, round, &account, &[(&sku, 2)]).await, "order_no");
+        let acts = [
+            ("pay", json!({"provider": "balance"})),
+            ("cancel", json!({"reason": "a"})),
+            ("pay", json!({"provider": "balance"})),
+            ("ship", json!({})),
+        ];
+        let racing: Vec<_> = acts
+            .into_iter()
+            .enumerate()
+            .map(|(turn, (action, body))| {
+                let (client, call) = (client.clone(), act(&no, action, body));
+                tokio::spawn(async move { (action, settled(&client, round + turn, &call).await) })
+            })
+            .collect();
+        let mut granted = Vec::new();
+        for racer in racing {
+            let (action, answer) = racer.await.expect("a racer");
+            if answer.status == 200 {
+                granted.push(action);
+            } else {
+                answer.expect_problem(409, "INVALID_TRANSITION");
+            }
+        }
+        let order = read(&client, round as u64 % 3 + 1, &Call::get(&format!("/orders/{no}"))).await;
+        let steps: Vec<String> =
+            order["history"].as_array().expect("a history").iter().map(|step| text(step, "status")).collect();
+        let legal: [&[&str]; 5] = [
+            &["CREATED", "CANCELLED"],
+            &["CREATED", "PAID"],
+            &["CREATED", "PAID", "CANCELLED"],
+            &["CREATED", "PAID", "SHIPPED"],
+            &["CREATED"],
+        ];
+        assert!(legal.iter().any(|path| steps == *path), "no order may live like this: {steps:?}");
+        assert!(!granted.is_empty(), "everybody was refused: {steps:?}");
+        for (action, status) in [("pay", "PAID"), ("cancel", "CANCELLED"), ("ship", "SHIPPED")] {
+            let was_told = granted.contains(&action);
+            assert_eq!(was_told, steps.iter().any(|step| step == status), "{action}: told {granted:?}, is {steps:?}");
+        }
+        paid_first += u64::from(steps.len() > 2);
+        kept += u64::from(["CREATED", "PAID"].contains(&steps.last().expect("a step").as_str()));
+    }
+    println!("{paid_first} of {rounds} were paid before they were called off or shipped");
+    let at = stock(&client, 1, &sku, "linearizable").await;
+    assert_eq!(at.reserved, 2 * kept, "units and orders differ");
+    let status = cluster.status_of(&client, 1).await.expect("a status");
+    let until = status["applied_index"].as_u64().expect("an applied index");
+    let changes = feed(&client, 3, 0, until).await;
+    let books = Books::of_feed(&changes);
+    let purse = books.purses[&(account.clone(), "CNY".to_owned())];
+    assert_eq!((purse.balance, purse.held), (wallet(&client, 1, &account).await.0.into(), 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

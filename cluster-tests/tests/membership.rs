@@ -188,6 +188,41 @@ async fn a_wiped_node_is_not_let_in_under_its_old_id() {
     placed.answer().expect(201);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_wiped_nodes_do_not_write_over_the_third() {
+    let cluster = Cluster::start(BINARY, 3, Overrides::none()).await;
+    let client = cluster.client();
+    let sku = stocked_sku(&client, "THIRD", 100, 100).await.id;
+    let account = create_account(&client, "buyer").await;
+    client.must(0, &order(&account, &[(&sku, 1)]), 201).await;
+    let keeper = cluster.wait_ready().await;
+    let wiped: Vec<u64> = (1..=3).filter(|id| *id != keeper).collect();
+    cluster.kill_all(&[1, 2, 3]);
+    for id in &wiped {
+        std::fs::remove_dir_all(cluster.data_dir(*id)).expect("the wiped data directory");
+        cluster.start_node(*id);
+    }
+    // They are a majority by number and know nothing. What they do among themselves nobody can forbid them; but the one
+    // that remembers must not be made to forget, whoever speaks to it and for however long.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    cluster.start_node(keeper);
+    let until = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < until {
+        let local = Call::get(&format!("/skus/{sku}/stock")).consistency("local").timeout(Duration::from_secs(2));
+        if let Reply::Answer(answer) = client.send(keeper, &local).await {
+            assert_ne!(answer.status, 404, "the survivor was made to forget: {}", answer.text());
+            if answer.status == 200 {
+                assert_eq!(answer.json()["reserved"], 1, "the survivor was made to forget");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let left = cluster.wait_exit(keeper, Duration::from_millis(10));
+    assert!(left.is_none_or(|status| !status.success()), "the survivor left as if all were well");
+    let said = (1..=3).map(|id| cluster.log(id)).collect::<String>().to_lowercase();
+    assert!(said.contains("refused"), "nobody says that something is wrong\n{}", cluster.log_tail(keeper));
+}
+
 /// An administrator's answer with the request that got it.
 struct Administered {
     answer: Answer,
