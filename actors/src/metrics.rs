@@ -38,19 +38,14 @@ impl Counters {
                 TransactionResult::Applied(Answer::Orders(items)) => {
                     count(&self.orders_refused, items.iter().filter(|item| item.is_err()).count());
                 }
-                TransactionResult::Replayed { .. } => {
-                    count(&self.replays, 1);
-                }
-                TransactionResult::KeyReused => {
-                    count(&self.key_conflicts, 1);
-                }
                 TransactionResult::Fenced => {
                     count(&self.fenced, 1);
                 }
                 TransactionResult::Impossible(_) => {
                     count(&self.impossible, 1);
                 }
-                TransactionResult::Applied(_) => {}
+                // Replays and conflicts are counted where they are answered.
+                _ => {}
             }
         }
         for change in changes {

@@ -46,6 +46,8 @@ const LEADER_WAIT: Duration = Duration::from_millis(1_800);
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 /// Part of admission that is kept for retries of requests that may have been sent before: one in so many.
 const RETRY_RESERVE: u64 = 8;
+/// What a forwarded write's deadline is earlier than its sender's.
+const FORWARD_MARGIN: Duration = Duration::from_millis(30);
 /// Reads under `Min-Index` wait so long at most.
 const MIN_INDEX_WAIT: Duration = Duration::from_secs(1);
 
@@ -360,7 +362,7 @@ impl Shop {
             let no = match self.attempt(&request, deadline, maybe_sent).await {
                 Attempt::Done(result) => {
                     self.inner.trouble.lock().take();
-                    return self.ended(*result, maybe_sent);
+                    return self.ended(*result, maybe_sent, request.trace);
                 }
                 Attempt::Unknown => {
                     maybe_sent = true;
@@ -397,9 +399,16 @@ impl Shop {
         }
     }
 
-    fn ended(&self, result: Result<Written, WriteError>, maybe_sent: bool) -> Result<Written, WriteError> {
-        match &result {
+    fn ended(
+        &self,
+        mut result: Result<Written, WriteError>,
+        maybe_sent: bool,
+        trace: u128,
+    ) -> Result<Written, WriteError> {
+        match &mut result {
             Ok(written) => {
+                // Found under its key, but left there by an earlier attempt of this very request.
+                written.replayed &= !(maybe_sent && written.trace == trace);
                 self.inner.acknowledged.fetch_max(written.index, Ordering::Relaxed);
                 if written.replayed {
                     Counters::add(&self.inner.counters.replays);
@@ -440,7 +449,8 @@ impl Shop {
     /// Sends the typed command to the leader. Stops waiting when somebody else leads: that one knows, or decides anew.
     async fn forward(&self, leader: u64, request: &WriteRequest, deadline: Instant, retry: bool) -> Attempt {
         Counters::add(&self.inner.counters.forwarded);
-        let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis();
+        // The leader gives up a little earlier than this node, so that its definite no still arrives here as one.
+        let left_ms = deadline.saturating_duration_since(Instant::now()).saturating_sub(FORWARD_MARGIN).as_millis();
         let forwarded = Forwarded {
             key: request.key,
             trace: request.trace,
@@ -612,6 +622,8 @@ impl Shop {
             return Err(ReadError::Syncing { applied: self.inner.raft.applied_index(), needed });
         }
         let clock = &self.inner.world.clock;
+        // Whoever has waited for a leader as long as an election takes waits for a majority, and is told so.
+        let patience = deadline.min(Instant::now() + LEADER_WAIT);
         let mut reach = 0;
         let mut staleness = None;
         let mut timed_out = ReadError::Timeout;
@@ -619,12 +631,12 @@ impl Shop {
             Consistency::Local => {}
             Consistency::Linearizable => {
                 let asked = clock.monotonic();
-                reach = self.journal().read_barrier(deadline).await.map_err(barrier_error)?;
+                reach = self.journal().read_barrier(patience).await.map_err(barrier_error)?;
                 self.note_fresh(asked, reach);
                 staleness = Some(Duration::ZERO);
             }
             Consistency::Leader => {
-                reach = self.journal().leader_applied(deadline).await.map_err(barrier_error)?;
+                reach = self.journal().leader_applied(patience).await.map_err(barrier_error)?;
             }
             Consistency::Bounded { max_staleness } => {
                 let stale = || ReadError::Stale { have_ms: self.staleness().map(|age| age.as_millis() as u64) };
@@ -633,7 +645,7 @@ impl Shop {
                 self.inner.raft.wait_applied(told, deadline).await.map_err(|_| stale())?;
                 if self.staleness().is_none_or(|age| age > max_staleness) {
                     let asked = clock.monotonic();
-                    reach = self.journal().read_barrier(deadline).await.map_err(|_| stale())?;
+                    reach = self.journal().read_barrier(patience).await.map_err(|_| stale())?;
                     self.note_fresh(asked, reach);
                     staleness = Some(Duration::ZERO);
                     timed_out = stale();
