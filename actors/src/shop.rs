@@ -377,7 +377,7 @@ impl Shop {
                 _ => {
                     self.inner.trouble.lock().take();
                     if !maybe_sent {
-                        return self.ended(Err(no), false);
+                        return self.ended(Err(no), false, request.trace);
                     }
                     deadline
                 }
