@@ -280,10 +280,10 @@ async fn the_largest_batch_is_one_entry_or_a_clear_no() {
         }
     };
     println!("a batch of 10,000 lines: {} with {} bytes", first.status, first.body.len());
-    for node in 0..3 {
-        let again = settled(&client, node, &call).await;
+    for (turn, sku) in skus.iter().take(3).enumerate() {
+        let again = settled(&client, turn, &call).await;
         assert_eq!((again.status, again.body == first.body), (first.status, true), "the largest answer has two faces");
-        let left = stock(&client, node as u64 + 1, &skus[node], "linearizable").await;
+        let left = stock(&client, turn as u64 + 1, sku, "linearizable").await;
         assert_eq!(left.reserved, orders, "half a batch");
     }
     assert_eq!(orders_of(&client, 3, &account).await.len() as u64, orders);

@@ -95,7 +95,7 @@ async fn far_more_skus_are_sold_than_fit_in_memory() {
     }
     let highest = highest.load(Ordering::Relaxed) as f64;
     assert!(highest <= bound as f64 * OVERSHOOT, "{highest} entities live with a bound of {bound}");
-    assert!(highest >= bound as f64 * 0.5, "only {highest} were ever live: the bound of {bound} was not tried");
+    assert!(highest >= bound as f64 * 0.25, "only {highest} were ever live: the bound of {bound} was not tried");
     for (at, sku) in ids.iter().enumerate().step_by(scaled(60, 200)) {
         let node = at as u64 % 3 + 1;
         let left = stock(&client, node, sku, "linearizable").await;
