@@ -63,6 +63,11 @@ impl Cache {
         }
     }
 
+    /// The disk ends at `end` now: what it had beyond is gone, and what comes there anew is not on it yet.
+    pub(crate) fn disk_truncated(&mut self, end: u64) {
+        self.durable_end = self.durable_end.min(end);
+    }
+
     /// Entries from `index` on are gone.
     pub(crate) fn truncate(&mut self, index: u64) {
         while self.end() > index && !self.entries.is_empty() {
@@ -139,6 +144,22 @@ mod tests {
         cache.set_durable(7);
         assert_eq!((cache.first(), cache.end()), (7, 10));
         assert_eq!(indexes(&cache, 6..10, usize::MAX), [0_u64; 0], "what is not held is not half answered");
+    }
+
+    #[test]
+    fn what_replaces_a_truncated_tail_is_not_durable_because_the_tail_was() {
+        let mut cache = filled(10, 1);
+        cache.truncate(4);
+        // The tail was still on its way to the disk when it was cut off, and arrives before the cut does.
+        cache.set_durable(10);
+        cache.disk_truncated(4);
+        let sealed = record::seal(Bytes::from(vec![1; 100]), 2);
+        for index in 4..8 {
+            let entry = Entry { log_id: LogId::new(term_id(2), index), payload: EntryPayload::Normal(sealed.clone()) };
+            cache.push(entry, &sealed.0);
+        }
+        cache.set_durable(5);
+        assert_eq!((cache.first(), cache.end()), (5, 8));
     }
 
     #[test]

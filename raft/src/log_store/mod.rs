@@ -454,7 +454,9 @@ impl Shared {
                     self.cache.lock().set_durable(last.index);
                 }
                 Task::Write { then: After::TruncatedTo(last), .. } => {
-                    self.ends.lock().durable = last.unwrap_or_default()
+                    let last = last.unwrap_or_default();
+                    self.ends.lock().durable = last;
+                    self.cache.lock().disk_truncated(last.index);
                 }
                 Task::Write { then: After::PurgedTo(mark), .. } => {
                     let mut ends = self.ends.lock();
