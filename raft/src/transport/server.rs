@@ -16,7 +16,7 @@ use openraft::Raft;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest};
 use parking_lot::Mutex;
 use tokio::io::{ReadHalf, WriteHalf};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::frame::{Body, FRAME_BYTES_MAX, Frame, FrameReader, WRITE_BYTES_MAX, WriteQueue};
@@ -32,7 +32,8 @@ use crate::world::{BoxFuture, NetListener, NetStream, World};
 
 /// Connections that may be in their handshake at once; more are closed unread.
 const HANDSHAKES_MAX: usize = 64;
-/// Connections one peer may have open here: four lanes, some of them twice while one replaces another.
+/// Connections one peer may have open here: four lanes, some of them twice while one replaces another. Beyond, the oldest
+/// gives way.
 const CONNECTIONS_PER_PEER_MAX: usize = 16;
 /// Questions of one control connection that are worked on at once.
 const CONTROL_IN_FLIGHT_MAX: usize = 64;
@@ -110,11 +111,11 @@ impl Server {
                     }
                 };
                 drop(permit);
-                let Some(_place) = connections.enter(hello.node) else {
-                    refusals.note(&source, "too many connections of one peer");
-                    return;
-                };
-                server.serve(stream, hello).await;
+                let mut place = connections.enter(hello.node);
+                tokio::select! {
+                    () = server.serve(stream, hello) => {}
+                    () = place.given_up() => {}
+                }
             });
         }
     }
@@ -397,37 +398,79 @@ fn failed(reason: &str) -> (u8, Body) {
     (kind::FAILED, Body::from(Bytes::copy_from_slice(reason.as_bytes())))
 }
 
-/// How many connections each peer has open here.
+/// The connections each peer has open here. One more than allowed makes the oldest give way: a peer that lost its power, or
+/// was cut off, leaves connections behind whose end is never heard of, and must not be kept out by them for ever.
 #[derive(Clone, Default)]
 struct Connections {
-    open: Arc<Mutex<BTreeMap<u64, usize>>>,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    /// By peer and by order of coming; a sender that is dropped tells its connection to end.
+    by_peer: BTreeMap<u64, BTreeMap<u64, oneshot::Sender<()>>>,
+    last: u64,
 }
 
 impl Connections {
-    fn enter(&self, node: u64) -> Option<Place> {
+    fn enter(&self, node: u64) -> Place {
         let mut open = self.open.lock();
-        let count = open.entry(node).or_default();
-        if *count >= CONNECTIONS_PER_PEER_MAX {
-            return None;
+        open.last += 1;
+        let number = open.last;
+        let (hold, given_up) = oneshot::channel();
+        let places = open.by_peer.entry(node).or_default();
+        if places.len() >= CONNECTIONS_PER_PEER_MAX {
+            places.pop_first();
         }
-        *count += 1;
-        Some(Place { connections: self.clone(), node })
+        places.insert(number, hold);
+        Place { connections: self.clone(), node, number, given_up }
     }
 }
 
+/// The right of one connection to be served.
 struct Place {
     connections: Connections,
     node: u64,
+    number: u64,
+    given_up: oneshot::Receiver<()>,
+}
+
+impl Place {
+    /// Waits until a newer connection needs the place.
+    async fn given_up(&mut self) {
+        // Nothing is ever sent: the sender is dropped.
+        let _ = (&mut self.given_up).await;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.connections.open.lock();
-        if let Some(count) = open.get_mut(&self.node) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.node);
+        if let Some(places) = open.by_peer.get_mut(&self.node) {
+            places.remove(&self.number);
+            if places.is_empty() {
+                open.by_peer.remove(&self.node);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_whose_end_was_never_heard_of_give_way_to_new_ones() {
+        let connections = Connections::default();
+        let mut places: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX).map(|_| connections.enter(2)).collect();
+        let _other = connections.enter(3);
+        assert!(places.iter_mut().all(|place| place.given_up().now_or_never().is_none()));
+        let mut newest = connections.enter(2);
+        assert!(places[0].given_up().now_or_never().is_some(), "the oldest gives way");
+        assert!(places[1..].iter_mut().all(|place| place.given_up().now_or_never().is_none()));
+        assert!(newest.given_up().now_or_never().is_none());
+        places.clear();
+        drop(newest);
+        assert_eq!(connections.open.lock().by_peer.keys().copied().collect::<Vec<_>>(), [3]);
     }
 }
