@@ -20,7 +20,20 @@ const STOPPING_TIMEOUT_MS: u64 = 1_500;
 /// How often to look.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Hands leadership to `to`, or to the voter that is furthest. `Ok` when another node leads, or this one did not.
+/// The same for callers that may lose interest half way: a request whose client is gone is dropped. The hand-over is not:
+/// the journal would stay closed, and nobody would see that a successor which was told does not lead.
+pub(crate) async fn hand_over_to_the_end(
+    core: &Arc<Core>,
+    to: Option<u64>,
+    reason: &'static str,
+) -> Result<(), String> {
+    let core = core.clone();
+    let work = tokio::spawn(async move { hand_over(&core, to, reason).await });
+    work.await.unwrap_or_else(|_| Err("the node stopped meanwhile".to_owned()))
+}
+
+/// Hands leadership to `to`, or to the voter that is furthest. `Ok` when another node leads, or this one did not. Not to
+/// be dropped before it ends, unless the node ends with it.
 pub(crate) async fn hand_over(core: &Arc<Core>, to: Option<u64>, reason: &str) -> Result<(), String> {
     let _one = core.handing.lock().await;
     let Some(term) = core.pulse.leading() else { return Ok(()) };
@@ -53,6 +66,9 @@ async fn try_hand_over(core: &Arc<Core>, to: Option<u64>, term: u64) -> Result<(
         let metrics = metrics(&core.raft);
         if metrics.current_term > term && metrics.current_leader.is_some() {
             return Ok(());
+        }
+        if metrics.running_state.is_err() {
+            return Err("the consensus engine stopped meanwhile".to_owned());
         }
         tokio::time::sleep(STEP).await;
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::config::Member;
 use crate::core::{Core, metrics};
 use crate::error::MembershipError;
-use crate::hand_over::hand_over;
+use crate::hand_over::hand_over_to_the_end;
 use crate::machine::voters;
 use crate::supervisor::ping;
 use crate::transport::Lane;
@@ -217,7 +217,7 @@ async fn remove_self(core: &Arc<Core>) -> Result<(), Refusal> {
     let remain: BTreeSet<u64> = voters(&membership).into_iter().filter(|voter| *voter != own).collect();
     let alive = answering(core, &remain).await;
     check_quorum(&remain, |voter| alive.contains(&voter))?;
-    match hand_over(core, None, "this node is to be removed").await {
+    match hand_over_to_the_end(core, None, "this node is to be removed").await {
         Ok(()) => Err(Refusal::NotLeader),
         Err(reason) => Err(MembershipError::Unknown(reason).into()),
     }
@@ -232,7 +232,7 @@ async fn transfer(core: &Arc<Core>, to: Option<u64>) -> Result<(), Refusal> {
     {
         return Err(MembershipError::NotFound(to).into());
     }
-    match hand_over(core, to, "asked to").await {
+    match hand_over_to_the_end(core, to, "asked to").await {
         Ok(()) => Ok(()),
         Err(_) if core.live_voters().is_empty() => Err(MembershipError::NoQuorum.into()),
         Err(reason) => Err(MembershipError::Unknown(reason).into()),

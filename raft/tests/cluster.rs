@@ -267,6 +267,21 @@ async fn leadership_goes_where_it_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_that_nobody_waits_for_any_more_does_not_leave_the_journal_closed() {
+    let mut cluster = Cluster::new(3).await;
+    cluster.write("x").await;
+    let (leader, _) = cluster.leader().await;
+    let dead = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.kill(dead).await;
+    // The client of the request goes away while the journal is drained and the successor is waited for.
+    let asked = cluster.node(leader).transfer_leader(Some(dead));
+    assert!(tokio::time::timeout(Duration::from_millis(700), asked).await.is_err(), "it was to be given up half way");
+    cluster.write("y").await;
+    assert_eq!(cluster.settled().await.len(), 2);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_shows_the_same_members_and_checkpoints() {
     let cluster = Cluster::new(3).await;
     cluster.write("x").await;
