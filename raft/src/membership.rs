@@ -166,6 +166,11 @@ async fn promote(core: &Core, node: u64) -> Result<(), Refusal> {
     if matched.is_none() || lag > LAG_MAX {
         return Err(MembershipError::NotCaughtUp { node, lag, lag_max: LAG_MAX }.into());
     }
+    // With one voter more the majority may be one more, too: a joint configuration that cannot be committed can never be
+    // taken back, and the lag of a learner that is gone says nothing while nobody writes.
+    let after: BTreeSet<u64> = voters(membership).into_iter().chain([node]).collect();
+    let alive = answering(core, &after).await;
+    check_quorum(&after, |voter| alive.contains(&voter))?;
     let change = ChangeMembers::AddVoterIds(BTreeSet::from([node]));
     let result = core.raft.change_membership(change, true).await;
     tracing::info!(node, ok = result.is_ok(), "making a learner a voter");
@@ -316,6 +321,8 @@ mod tests {
     #[test]
     fn a_change_that_loses_the_majority_is_refused() {
         check(&[1, 2], &[1, 2], Ok(()));
+        // Also one that adds a voter: two of three were alive, three of four are needed.
+        check(&[1, 2, 3, 4], &[1, 2], Err(MembershipError::WouldLoseQuorum { live: 2, voters: 4, needed: 3 }));
         check(&[1, 2], &[1], Err(MembershipError::WouldLoseQuorum { live: 1, voters: 2, needed: 2 }));
         check(&[1, 2, 3], &[1, 3], Ok(()));
         check(&[], &[], Err(MembershipError::WouldLoseQuorum { live: 0, voters: 0, needed: 1 }));

@@ -282,6 +282,27 @@ async fn a_hand_over_that_nobody_waits_for_any_more_does_not_leave_the_journal_c
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_is_gone_is_not_promoted_where_its_vote_would_be_needed() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.write("x").await;
+    cluster.start(2, Boot::Join).await;
+    cluster.node(1).add_learner(member(2)).await.unwrap();
+    let caught_up = cluster.node(1).applied_index();
+    cluster.node(2).wait_applied(caught_up, soon()).await.unwrap();
+    cluster.kill(2).await;
+    eventually_ok("the refusal", || async {
+        match cluster.node(1).promote(2).await {
+            Err(MembershipError::WouldLoseQuorum { .. }) => Ok(()),
+            Ok(()) => panic!("a dead learner was given a vote that is needed"),
+            Err(other) => Err(other),
+        }
+    })
+    .await;
+    cluster.write("y").await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_shows_the_same_members_and_checkpoints() {
     let cluster = Cluster::new(3).await;
     cluster.write("x").await;
