@@ -301,9 +301,14 @@ pub(crate) async fn reconcile(core: &Core, joint: &mut Joint) {
     let Ok(_one) = core.changing.try_lock() else { return };
     tracing::warn!("finishing a change of members that was interrupted");
     // An empty change flattens the joint configuration to its second half.
-    let finished = core.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await;
-    if let Err(error) = finished {
-        tracing::warn!(%error, "an interrupted change of members could not be finished; tried again later");
+    let finishing = core.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false);
+    // Whoever calls this keeps the log bounded, too: it must not wait for a majority that may not come back.
+    match tokio::time::timeout(ATTEMPT_TIMEOUT, finishing).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "an interrupted change of members could not be finished; tried again later");
+        }
+        Err(_) => tracing::warn!("no majority finished an interrupted change of members in time; tried again later"),
     }
     joint.since = None;
 }
