@@ -4,6 +4,8 @@
 //! writer, which comments each key from it; and the test that holds the files in `deploy` against it. So a key cannot
 //! exist without a comment, and a comment cannot name a default that is not the one in force.
 
+use agora_actors::hosts::HOSTS_MAX;
+
 /// What a key may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
@@ -202,7 +204,7 @@ pub const KEYS: &[Key] = &[
         "entities",
         "SKUs, orders and accounts held in the leader's memory at once; the rest is loaded when asked for.",
     ),
-    number("shop", "hosts", 2, 1, 1_024, "actors", "Actors that share the live entities of one kind."),
+    number("shop", "hosts", 2, 1, HOSTS_MAX as u64, "actors", "Actors that share the live entities of one kind."),
     number(
         "shop",
         "admission_max",

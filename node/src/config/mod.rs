@@ -206,9 +206,8 @@ impl Config {
     /// Validates the text of a file. `env` gives the value of an environment variable, if it is set.
     pub fn parse(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let refused = |problems| ConfigError { path: path.to_owned(), problems };
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            refused(vec![format!("is not TOML: {}", error.to_string().trim_end().replace('\n', "\n    "))])
-        })?;
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| refused(vec![not_toml(text, &error)]))?;
         let mut reader = Reader::new(&table);
         let config = validate(path, &mut reader, env);
         reader.refuse_unknown();
@@ -223,6 +222,14 @@ impl Config {
     pub fn own_member(&self) -> Option<&Member> {
         self.members.iter().find(|member| member.id == self.node_id)
     }
+}
+
+/// Where a file is no TOML, and why. The line itself is not shown, as the parser's own message would: it may hold a
+/// secret, and this message ends up in logs.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start).min(text.len());
+    let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("is not TOML: line {line}: {}", error.message().trim_end().replace('\n', "; "))
 }
 
 /// Takes everything out of the file. `None` where a value is missing whose absence the reader has noted.

@@ -73,7 +73,7 @@ fn all_problems_are_listed_at_once() {
             "cluster.name is \"My Shop\": give 1 to 64 of a-z, 0-9 and '-'",
             "peer.listen is \"7401\": not host:port with a port from 1 to 65535, such as 10.0.0.1:8081 or [::1]:8081",
             "keys.shop has 6 characters, 32 to 512 are needed: run `agora init` to make a strong one",
-            "shop.hosts is 0: give a whole number from 1 to 1024 actors",
+            "shop.hosts is 0: give a whole number from 1 to 64 actors",
             "raft.election_max_ms is -5: give a whole number from 30 to 240000 ms",
         ],
     );
@@ -109,6 +109,20 @@ fn weak_secrets_are_refused_without_being_shown() {
         &["keys.peer is not 64 random hex digits: run `agora init` to make a strong one"],
     );
     assert!(!format!("{:?}", parse(&good()).unwrap()).contains(STRONG_A));
+}
+
+#[test]
+fn a_secret_on_a_line_that_is_no_toml_is_not_shown() {
+    for broken in [
+        format!("[keys]\nshop = \"{STRONG_A}\n"),
+        format!("[keys]\nshop = {STRONG_A}\n"),
+        format!("[keys]\nshop = \"{STRONG_A}\"\nshop = \"{STRONG_A}\"\n"),
+        format!("[keys]\nshop = \"{STRONG_A}\" \"\n"),
+        format!("[keys]\n{STRONG_A}\n"),
+    ] {
+        let problems = parse(&broken).unwrap_err().join("\n");
+        assert!(problems.contains("is not TOML: line ") && !problems.contains(STRONG_A), "{problems}");
+    }
 }
 
 #[test]
