@@ -39,11 +39,17 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     // From here on a signal ends this command in order, whatever it is doing.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let shape = prepare(args)?;
+    let (shape, is_new) = prepare(args)?;
     let dir =
         fs::canonicalize(&args.data_dir).with_context(|| format!("cannot resolve {}", args.data_dir.display()))?;
     let (places, config) = fleet::places(&dir, shape.nodes)?;
-    fleet::check_ports(&places, "stop it, or choose other ports with --http-port")?;
+    if is_new {
+        // A directory that never ran must not tie the user to ports that cannot be had.
+        let free = fleet::check_ports(&places, "stop it, or choose other ports with --http-port");
+        free.or_else(|taken| clear(&dir).and(Err(taken)))?;
+    } else {
+        fleet::check_ports(&places, "stop it, or give another --data-dir with --http-port")?;
+    }
     let mut fleet = Fleet::start(&places)?;
     let stopped = tokio::select! {
         result = serve(args, &places, &config, &dir, &mut fleet) => result,
@@ -80,8 +86,8 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// The shape of the cluster in the directory; a new one is written if there is none.
-fn prepare(args: &DevArgs) -> anyhow::Result<Shape> {
+/// The shape of the cluster in the directory, and whether it is new: one is written if there is none.
+fn prepare(args: &DevArgs) -> anyhow::Result<(Shape, bool)> {
     let dir = &args.data_dir;
     if args.fresh {
         clear(dir)?;
@@ -100,12 +106,12 @@ fn prepare(args: &DevArgs) -> anyhow::Result<Shape> {
             shape.nodes,
             shape.http_port
         );
-        return Ok(shape);
+        return Ok((shape, false));
     }
     let shape =
         Shape { nodes: args.nodes.unwrap_or(NODES_DEFAULT), http_port: args.http_port.unwrap_or(HTTP_PORT_DEFAULT) };
     write_cluster(dir, shape)?;
-    Ok(shape)
+    Ok((shape, true))
 }
 
 /// Configurations first, the mark last: a directory with the mark is complete.
@@ -141,11 +147,20 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
             dir.display()
         );
     }
+    if let Some(running) = paths.iter().find(|path| is_ours(&name(path)) && is_running(path)) {
+        bail!("a node still runs in {}: stop it before its data is thrown away", running.display());
+    }
     for path in paths.iter().filter(|path| is_ours(&name(path))) {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Whether a node holds the lock of its data directory, as it does for as long as it lives.
+fn is_running(data_dir: &Path) -> bool {
+    fs::File::open(data_dir.join("lock"))
+        .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
 }
 
 /// `n1`, `n1.toml`, `n1.log`, `n1.log.old`, the mark, and the note of the demo.
@@ -206,6 +221,7 @@ fn welcome(places: &[Place], pids: &[(u64, u32)], config: &Config, demo: &Demo) 
     let key = config.shop_key.reveal();
     let (code, sku) = demo.skus.first().map_or(("", ""), |(code, id)| (code.as_str(), id.as_str()));
     let program = program();
+    let _ = write!(out, "\n  shop key   {key}\n  admin key  {}\n", config.admin_key.reveal());
     let _ = write!(
         out,
         "\ntry:\n\n\
@@ -260,18 +276,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut args = args(&dir.path().join("d"));
         args.http_port = Some(18_081);
-        let shape = prepare(&args).unwrap();
-        assert_eq!(shape, Shape { nodes: 3, http_port: 18_081 });
+        let shape = Shape { nodes: 3, http_port: 18_081 };
+        assert_eq!(prepare(&args).unwrap(), (shape, true));
         let (places, config) = fleet::places(&args.data_dir, 3).unwrap();
         assert_eq!((places[2].http.port(), places[2].peer.port()), (18_083, 18_086));
         assert_eq!(config.data_dir, args.data_dir.join("n1"));
         args.http_port = None;
-        assert_eq!(prepare(&args).unwrap(), shape);
+        assert_eq!(prepare(&args).unwrap(), (shape, false));
         assert_eq!(fleet::places(&args.data_dir, 3).unwrap().1.shop_key, config.shop_key);
         args.nodes = Some(5);
         assert!(prepare(&args).unwrap_err().to_string().contains("holds a cluster of 3 nodes on ports from 18081"));
         args.fresh = true;
-        assert_eq!(prepare(&args).unwrap(), Shape { nodes: 5, http_port: 8081 });
+        assert_eq!(prepare(&args).unwrap(), (Shape { nodes: 5, http_port: 8081 }, true));
         assert_ne!(fleet::places(&args.data_dir, 3).unwrap().1.shop_key, config.shop_key);
     }
 
@@ -284,6 +300,36 @@ mod tests {
         assert!(prepare(&args).unwrap_err().to_string().contains("was not made by `agora dev`"));
         assert!(dir.path().join("thesis.txt").exists());
         assert!(is_ours("n12.log.old") && is_ours("n1") && !is_ours("n") && !is_ours("notes") && !is_ours("n1.txt"));
+    }
+
+    #[test]
+    fn fresh_leaves_the_data_of_a_running_node_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut args = args(dir.path());
+        args.http_port = Some(18_081);
+        prepare(&args).unwrap();
+        let data_dir = dir.path().join("n2");
+        fs::create_dir(&data_dir).unwrap();
+        let lock = fs::File::create(data_dir.join("lock")).unwrap();
+        lock.lock().unwrap();
+        args.fresh = true;
+        let refused = prepare(&args).unwrap_err().to_string();
+        assert!(refused.starts_with("a node still runs in "), "{refused}");
+        assert!(data_dir.exists() && dir.path().join(MARK).exists());
+        drop(lock);
+        assert!(prepare(&args).unwrap().1 && !data_dir.exists());
+    }
+
+    #[tokio::test]
+    async fn ports_that_are_taken_do_not_bind_a_new_directory_to_them() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut args = args(&dir.path().join("d"));
+        args.http_port = Some(holder.local_addr().unwrap().port());
+        args.nodes = Some(1);
+        let refused = run(&args).await.unwrap_err().to_string();
+        assert!(refused.contains("choose other ports with --http-port"), "{refused}");
+        assert!(!args.data_dir.join(MARK).exists());
     }
 
     #[test]
