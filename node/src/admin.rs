@@ -36,9 +36,7 @@ pub async fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
         ClusterCommand::Add { id, peer, http, access } => {
             let body = json!({"id": id, "peer": client::endpoint(peer)?.to_string(), "http": client::endpoint(http)?.to_string()});
             let answer = change(access, Method::POST, "/api/v2/cluster/members", Some(body)).await?;
-            show(access, &answer, |_| {
-                format!("node {id} is a learner; when it has caught up: agora cluster promote {id}\n")
-            })
+            show(access, &answer, |answer| added_text(*id, answer))
         }
         ClusterCommand::Promote { id, access } => {
             let answer =
@@ -61,7 +59,7 @@ pub async fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
 pub async fn snapshot(command: &SnapshotCommand) -> anyhow::Result<()> {
     match command {
         SnapshotCommand::Create { access } => {
-            let client = connect(access, SNAPSHOT_TIMEOUT)?;
+            let client = connect(access, SNAPSHOT_TIMEOUT)?.patient();
             let key = init::random_hex(16)?;
             let answer = client.post("/api/v2/cluster/snapshots", &key, &json!({})).await?;
             show(access, &answer, |answer| snapshots_text(&json!({"data": [answer]})))
@@ -115,7 +113,7 @@ fn status_text(status: &Value) -> String {
         .iter()
         .map(|member| {
             vec![
-                format!("n{}", text(member, "id")),
+                node_name(member),
                 text(member, "http"),
                 text(member, "role"),
                 text(member, "term"),
@@ -139,6 +137,20 @@ fn status_text(status: &Value) -> String {
     format!("{}{leader} · {healthy} of {voters} voters ok, {quorum} needed\n", table::render(&COLUMNS, &rows))
 }
 
+/// What adding a node came to. It is safe to repeat, so the node may be a voter already.
+fn added_text(id: u64, answer: &Value) -> String {
+    let is_it = |member: &&Value| member.get("id").and_then(Value::as_u64) == Some(id);
+    match list(answer, "members").iter().find(is_it).map(|member| text(member, "role")) {
+        Some(role) if role != "learner" => format!("node {id} is a voter already; nothing was changed\n"),
+        _ => format!("node {id} is a learner; when it has caught up: agora cluster promote {id}\n"),
+    }
+}
+
+/// `n12345`: a name, so its digits are not grouped.
+fn node_name(member: &Value) -> String {
+    member.get("id").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |id| format!("n{id}"))
+}
+
 /// The digest at a member's last checkpoint, and that checkpoint's index: digests are equal only at equal indexes.
 fn digest(member: &Value) -> String {
     let start: String = text(member, "digest").chars().take(DIGEST_CHARS).collect();
@@ -152,9 +164,7 @@ fn members_text(answer: &Value) -> String {
     const COLUMNS: [Column; 4] = [words("NODE"), words("ROLE"), words("PEER"), words("HTTP")];
     let rows: Vec<Vec<String>> = list(answer, "members")
         .iter()
-        .map(|member| {
-            vec![format!("n{}", text(member, "id")), text(member, "role"), text(member, "peer"), text(member, "http")]
-        })
+        .map(|member| vec![node_name(member), text(member, "role"), text(member, "peer"), text(member, "http")])
         .collect();
     table::render(&COLUMNS, &rows)
 }
@@ -214,6 +224,14 @@ n3    10.0.0.3:8081  follower     3  120 331        -    0  0.1.0    unreachable
 leader n1 · 2 of 3 voters ok, 2 needed
 ";
         assert_eq!(status_text(&status), expected);
+    }
+
+    #[test]
+    fn adding_again_says_what_the_node_is_and_names_are_not_figures() {
+        let answer = json!({"members": [{"id": 2, "role": "follower"}, {"id": 12_345, "role": "learner"}]});
+        assert_eq!(added_text(2, &answer), "node 2 is a voter already; nothing was changed\n");
+        assert!(added_text(12_345, &answer).starts_with("node 12345 is a learner; "));
+        assert!(members_text(&answer).contains("\nn12345  learner"));
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub struct Client {
     authorization: Option<String>,
     open: Mutex<Open>,
     deadline: Duration,
+    attempt_timeout: Duration,
 }
 
 /// The endpoint in use and the connection to it.
@@ -91,7 +92,14 @@ impl Client {
             authorization: key.map(|key| format!("Bearer {key}")),
             open: Mutex::new(Open { at: 0, connection: None }),
             deadline,
+            attempt_timeout: ATTEMPT_TIMEOUT,
         })
+    }
+
+    /// Lets one attempt take all the time there is: for work that is long, and that a second node must not begin as well.
+    pub fn patient(mut self) -> Client {
+        self.attempt_timeout = self.deadline;
+        self
     }
 
     /// Sends one request, with repetitions, and returns the last answer. `key` is the idempotency key of a write.
@@ -106,7 +114,7 @@ impl Client {
         let body = body.map(Value::to_string).map_or_else(Bytes::new, Bytes::from);
         let mut open = self.open.lock().await;
         loop {
-            let limit = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+            let limit = deadline.min(Instant::now() + self.attempt_timeout);
             let attempt = self.attempt(&mut open, &method, path, key, body.clone(), limit).await;
             let answer = match attempt {
                 Ok(answer) if !(502..=504).contains(&answer.status) => return Ok(answer),
@@ -281,6 +289,23 @@ mod tests {
         let client = Client::new(endpoints[..2].to_vec(), None, Duration::from_millis(300)).unwrap();
         let failed = client.get("/x").await.unwrap_err().to_string();
         assert!(failed.starts_with("503") || failed == "none of 2 nodes answered", "{failed}");
+    }
+
+    #[tokio::test]
+    async fn long_work_is_asked_of_one_node_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0_u8; 4096]).await.unwrap();
+            sleep(Duration::from_millis(200)).await;
+            stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let mut client = Client::new(vec![endpoint], None, Duration::from_secs(10)).unwrap();
+        client.attempt_timeout = Duration::from_millis(20);
+        let client = client.patient();
+        assert_eq!(client.post("/x", "k", &Value::Null).await.unwrap().status, 201);
     }
 
     #[test]
