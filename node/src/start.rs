@@ -6,7 +6,10 @@
 //! why. Or something went so wrong that going on could do harm: one line says what, and the exit code is not 0. A panic is
 //! of the third kind: a bug, and the other nodes carry on.
 
-use std::{future::Future, io::Read, net::SocketAddr, pin::pin, process, sync::Arc, time::Duration};
+use std::{
+    future::Future, io::Read, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, pin::pin, process, sync::Arc,
+    time::Duration,
+};
 
 use agora_actors::{Shop, ShopConfig};
 use agora_api::{ApiConfig, ApiState};
@@ -37,6 +40,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn run(args: &StartArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     logs::start(&config);
+    warn_if_public(&args.config);
     abort_on_panic();
     limits::raise_open_files(config.http.connections_max as u64);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -183,6 +187,14 @@ fn watch_stdin(closed: oneshot::Sender<()>) {
     let _ = closed.send(());
 }
 
+/// The file holds the keys of the shop and of its cluster. A node that refused would not start after a careless copy, so
+/// it only says so.
+fn warn_if_public(path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
+        tracing::warn!(file = %path.display(), "everyone on this machine may read the secrets in this file: chmod 600");
+    }
+}
+
 /// A panic ends the process, in every build: the other nodes carry on, and half-changed state is never served.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
@@ -264,8 +276,6 @@ fn api_config(config: &Config) -> ApiConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::init::{Plan, Secrets};
 
