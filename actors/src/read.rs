@@ -8,7 +8,7 @@ use std::{ops::Bound, time::Duration};
 use agora_apply::{answer, schema};
 use agora_domain::{
     Account, AccountId, Answer, Change, Claim, Kind, Order, OrderId, OrderStatus, Sku, SkuId, Uid,
-    fact::{EntryFact, Fact},
+    fact::{EntryFact, Fact, FactRow},
     ledger::LedgerRow,
     transaction::OutcomeRow,
 };
@@ -203,6 +203,7 @@ impl ReadView {
             OrderFilter { account: Some(account), .. } => {
                 (Keyspace::Index, key::index_entry(schema::ORDERS_BY_ACCOUNT, &account.0.0.to_be_bytes(), &[]))
             }
+            OrderFilter { status: Some(OrderStatus::Created), .. } => (Keyspace::Index, vec![schema::TIMERS]),
             OrderFilter { status: Some(status), .. } => {
                 (Keyspace::Index, key::index_entry(schema::ORDERS_BY_STATUS, &[status as u8], &[]))
             }
@@ -211,7 +212,13 @@ impl ReadView {
         let end = key::prefix_end(&prefix).unwrap_or_default();
         let mut edge = prefix.clone();
         if let Some(after) = after {
-            edge.extend_from_slice(&after.0.0.to_be_bytes());
+            if prefix == [schema::TIMERS] {
+                // Sorted by the time they expire, which an order keeps when it moves on.
+                let due_ms = self.order(after)?.map_or(0, |order| order.expire_ms);
+                edge = schema::timer(due_ms, after);
+            } else {
+                edge.extend_from_slice(&after.0.0.to_be_bytes());
+            }
         }
         let (from, to) = match (after.is_some(), newest_first) {
             (false, _) => (Bound::Included(prefix.as_slice()), Bound::Excluded(end.as_slice())),
@@ -245,6 +252,16 @@ impl ReadView {
         schema::decode(&row)
     }
 
+    /// One event: in the last row at or before its sub.
+    fn fact(&self, index: u64, sub: u32) -> Result<Fact> {
+        let missing = || Error::corrupt(format!("the feed has no event {index}.{sub}"));
+        let (from, to) = (key::feed(index, 0), key::feed(index, sub));
+        let mut rows = self.view.scan(Keyspace::Feed, Bound::Excluded(&from), Bound::Included(&to), true);
+        let (row_key, value) = rows.next().ok_or_else(missing)??;
+        let mut facts = schema::decode::<FactRow>(&value)?.facts(place(&row_key)?.1);
+        facts.find(|(at, _)| *at == sub).map(|(_, fact)| fact).ok_or_else(missing)
+    }
+
     /// What moved stock, oldest first: of one SKU, or of all. The second value is the last place looked at, from
     /// which a page with `more` goes on; a list of all may come back with fewer items than asked for.
     ///
@@ -273,10 +290,8 @@ impl ReadView {
             let place = row_key.get(prefix.len()..).and_then(key::parse_feed);
             let (index, sub) = place.ok_or_else(|| Error::corrupt("a movement row without a place in the feed"))?;
             last = Some((index, sub));
-            let fact = self.view.get(Keyspace::Feed, &key::feed(index, sub))?;
-            let fact = fact.ok_or_else(|| Error::corrupt(format!("the feed has no row {index}.{sub}")))?;
             let time_ms = self.entry_fact(index)?.time_ms;
-            items.push(Movement { index, sub, time_ms, fact: schema::decode(&fact)? });
+            items.push(Movement { index, sub, time_ms, fact: self.fact(index, sub)? });
         }
         Ok((Page { items, more: false }, last))
     }
@@ -285,27 +300,34 @@ impl ReadView {
     fn all_movements(&self, after: Option<(u64, u32)>, limit: usize) -> Result<(Page<Movement>, Option<(u64, u32)>)> {
         let mut items = Vec::new();
         let mut last = None;
-        let (index, sub) = after.unwrap_or((0, 0));
-        let edge = key::feed(index, sub);
+        let after = after.unwrap_or((0, 0));
         // A place that was never in the feed may come from a client: whatever follows it begins with an entry.
-        let began = self.view.get(Keyspace::Feed, &key::feed(index, 0))?;
+        let began = self.view.get(Keyspace::Feed, &key::feed(after.0, 0))?;
         let began: Option<EntryFact> = began.map(|row| schema::decode(&row)).transpose()?;
         let mut time_ms = began.map_or(0, |entry| entry.time_ms);
+        // The place may lie inside a row, so the rows of its entry are looked through again.
+        let edge = key::feed(after.0, 0);
         let scan = self.view.scan(Keyspace::Feed, Bound::Excluded(&edge), Bound::Unbounded, false);
-        for (seen, row) in scan.enumerate() {
+        let mut seen = 0;
+        for row in scan {
             let (row_key, value) = row?;
             let (index, sub) = place(&row_key)?;
             if sub == 0 {
                 time_ms = schema::decode::<EntryFact>(&value)?.time_ms;
                 continue;
             }
-            if items.len() == limit || seen >= SCAN_MAX {
-                return Ok((Page { items, more: true }, last));
-            }
-            last = Some((index, sub));
-            let fact: Fact = schema::decode(&value)?;
-            if matches!(fact.change, Change::Sku(..)) && fact.stock.is_some() {
-                items.push(Movement { index, sub, time_ms, fact });
+            for (sub, fact) in schema::decode::<FactRow>(&value)?.facts(sub) {
+                if (index, sub) <= after {
+                    continue;
+                }
+                seen += 1;
+                if items.len() == limit || seen > SCAN_MAX {
+                    return Ok((Page { items, more: true }, last));
+                }
+                last = Some((index, sub));
+                if matches!(fact.change, Change::Sku(..)) && fact.stock.is_some() {
+                    items.push(Movement { index, sub, time_ms, fact });
+                }
             }
         }
         Ok((Page { items, more: false }, last))
@@ -332,7 +354,8 @@ impl ReadView {
             }
             let of = entry.as_ref().ok_or_else(|| Error::corrupt(format!("the feed begins inside entry {index}")))?;
             let (time_ms, prev_head) = (of.time_ms, of.prev_head);
-            items.push(FeedItem { index, sub, time_ms, prev_head, fact: schema::decode(&value)? });
+            let facts = schema::decode::<FactRow>(&value)?.facts(sub);
+            items.extend(facts.map(|(sub, fact)| FeedItem { index, sub, time_ms, prev_head, fact }));
         }
         Ok(items)
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agora_actors::{Consistency, RaftConfig, Shop, ShopConfig, World, WriteError, WriteRequest, Written};
+use agora_actors::{Consistency, OrderFilter, RaftConfig, Shop, ShopConfig, World, WriteError, WriteRequest, Written};
 use agora_domain::{
     Account, AccountId, AccountKind, Answer, Change, Command, Currency, KeyRef, Money, Order, OrderEvent, OrderId,
     OrderStatus, PlaceOrder, Rejection, Sku, SkuEvent, SkuId,
@@ -394,4 +394,49 @@ async fn memory_holds_a_bounded_number_of_entities() {
         assert!(matches!(place(&shop, buyer, &[(*id, 1)]).await, Err(Rejection::Shortage { .. })));
     }
     assert!(shop.metrics().entities_live <= 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_and_movements_are_listed_page_by_page_without_gaps() {
+    let shop = shop().await;
+    let (item, other, buyer) = (sku(&shop, "G", 10, 50).await, sku(&shop, "H", 10, 50).await, account(&shop, 0).await);
+    let mut placed = Vec::new();
+    for _ in 0..7 {
+        placed.push(place(&shop, buyer, &[(item, 1), (other, 2)]).await.unwrap().id);
+    }
+    let called_off = placed.remove(3);
+    answer(&shop, Command::CancelOrder { order: called_off, reason: String::new() }).await;
+    let view = shop.read(Consistency::Linearizable, None, soon()).await.unwrap();
+    for newest_first in [false, true] {
+        let created = OrderFilter { account: None, status: Some(OrderStatus::Created) };
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let (page, last) = view.orders(created, after, newest_first, 2).unwrap();
+            listed.extend(page.items.iter().map(|order| order.id));
+            after = last;
+            if !page.more {
+                break;
+            }
+        }
+        if newest_first {
+            listed.reverse();
+        }
+        assert_eq!(listed, placed);
+    }
+    let cancelled = OrderFilter { account: None, status: Some(OrderStatus::Cancelled) };
+    assert_eq!(view.orders(cancelled, None, false, 10).unwrap().0.items[0].id, called_off);
+    for of in [None, Some(item)] {
+        let (whole, _) = view.movements(of, None, 200).unwrap();
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let (page, last) = view.movements(of, after, 3).unwrap();
+            listed.extend(page.items);
+            after = last;
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(listed, whole.items);
+        assert_eq!(whole.items.len(), if of.is_some() { 9 } else { 18 }, "received, 7 reserved, 1 released, of each");
+    }
 }

@@ -88,13 +88,30 @@ pub struct EntryResult {
     pub state: StateHeader,
 }
 
-/// As [`agora_domain::fact::Fact`], borrowed.
+/// As [`agora_domain::fact::FactEvent`], borrowed.
 #[derive(Serialize)]
-struct FactRef<'a> {
-    trace: u128,
+struct EventRef<'a> {
     version: u64,
     change: &'a Change,
     stock: Option<StockMove>,
+}
+
+/// As [`agora_domain::fact::FactRow`], borrowed.
+#[derive(Serialize)]
+struct FactRowRef<'a> {
+    trace: u128,
+    events: Vec<EventRef<'a>>,
+}
+
+/// What a transaction adds besides entities, if it takes effect.
+#[derive(Default)]
+struct Traces {
+    /// Index rows to put (true) and to remove (false).
+    index: Vec<(Vec<u8>, bool)>,
+    /// Its row of the feed; `None` for one without events.
+    facts: Option<Vec<u8>>,
+    /// Number of its events.
+    events: u32,
 }
 
 /// A change of an index row: was it there before the entry, is it there after?
@@ -108,7 +125,10 @@ struct Presence {
 #[derive(Default)]
 struct Staged {
     index: BTreeMap<Vec<u8>, Presence>,
-    facts: Vec<Vec<u8>>,
+    /// Feed rows, each under the sub of its first event.
+    facts: Vec<(u32, Vec<u8>)>,
+    /// Events so far.
+    events: u32,
     outcomes: BTreeMap<u128, Vec<u8>>,
     /// Ledger rows: as they are in the store, and as the entry leaves them.
     ledger: BTreeMap<u128, (Option<Vec<u8>>, LedgerRow)>,
@@ -278,10 +298,10 @@ impl Machine {
         let outcomes_hash = hash_outcomes(staged.outcomes.iter().map(|(hash, row)| (*hash, row.as_slice())));
         let entry =
             EntryFact { time_ms: at.time_ms, reign: self.state.reign, prev_head: self.state.chain_head, outcomes_hash };
-        self.state.chain_head = chain(&entry, at.index, staged.facts.iter().map(Vec::as_slice));
+        self.state.chain_head = chain(&entry, at.index, staged.facts.iter().map(|(_, row)| row.as_slice()));
         batch.insert(Keyspace::Feed, key::feed(at.index, 0), schema::encode(&entry));
-        for (at_sub, fact) in staged.facts.into_iter().enumerate() {
-            batch.insert(Keyspace::Feed, key::feed(at.index, sub(at_sub)), fact);
+        for (first_sub, row) in staged.facts {
+            batch.insert(Keyspace::Feed, key::feed(at.index, first_sub), row);
         }
         let bucket = schema::outcome_bucket(at.time_ms);
         if !staged.outcomes.is_empty() && !self.state.outcome_buckets.iter().any(|(known, _)| *known == bucket) {
@@ -311,16 +331,18 @@ impl Machine {
             let answer = answer::restore(first.answer, |id| orders.get(rows, id.0.0).map(|order| order.cloned()))?;
             return Ok(TransactionResult::Replayed { answer, index: first.index, trace: first.trace });
         }
-        let undo = StagedMark { facts: staged.facts.len() };
-        let evolved = match self.evolve(rows, staged, &transaction, at)? {
+        let first_sub = staged.events + 1;
+        let evolved = match self.evolve(rows, first_sub, &transaction, at)? {
             // An answer about nothing is a wrong decision like any other; it must not stop the nodes one after the other.
-            Ok(index) => self.answer(rows, &transaction)?.map(|answer| (index, answer)),
+            Ok(traces) => self.answer(rows, &transaction)?.map(|answer| (traces, answer)),
             Err(impossible) => Err(impossible),
         };
         match evolved {
-            Ok((index, answer)) => {
+            Ok((traces, answer)) => {
                 self.keep();
-                for (index_key, after) in index {
+                staged.events += traces.events;
+                staged.facts.extend(traces.facts.map(|row| (first_sub, row)));
+                for (index_key, after) in traces.index {
                     staged.index.entry(index_key).or_insert(Presence { before: !after, after }).after = after;
                 }
                 self.post(rows, staged, &transaction, at)?;
@@ -342,7 +364,6 @@ impl Machine {
                 self.orders.roll_back();
                 self.accounts.roll_back();
                 self.claims.roll_back();
-                staged.facts.truncate(undo.facts);
                 Ok(TransactionResult::Impossible(reason))
             }
         }
@@ -366,21 +387,20 @@ impl Machine {
         Ok(answer::find_outcome(newest_first, hash, |keyspace, key| rows.get(keyspace, key))?)
     }
 
-    /// Evolves everything the transaction touches. Returns the index rows to put (true) and remove (false).
-    #[allow(clippy::type_complexity)]
+    /// Evolves everything the transaction touches. Its first event has the sub `first_sub`.
     fn evolve(
         &mut self,
         rows: &dyn Rows,
-        staged: &mut Staged,
+        first_sub: u32,
         transaction: &Transaction,
         at: At,
-    ) -> Result<Result<Vec<(Vec<u8>, bool)>, Impossible>, ApplyFailure> {
+    ) -> Result<Result<Traces, Impossible>, ApplyFailure> {
         if let Err(impossible) = ledger::balanced(&transaction.legs).and_then(|()| money_is_posted(transaction)) {
             return Ok(Err(impossible));
         }
         let mut index = Vec::new();
-        for change in &transaction.changes {
-            let at_sub = sub(staged.facts.len());
+        let mut events = Vec::with_capacity(transaction.changes.len());
+        for (at_sub, change) in (first_sub..).zip(&transaction.changes) {
             let mut stock = None;
             let version = match change {
                 Change::Sku(id, event) => {
@@ -410,15 +430,15 @@ impl Machine {
                     match self.orders.evolve(rows, id.0.0, event, at)? {
                         Err(impossible) => return Ok(Err(impossible)),
                         Ok(order) => {
-                            if let Some(was) = was {
-                                index.push((schema::order_by_status(was, *id), false));
-                            }
-                            index.push((schema::order_by_status(order.status(), *id), true));
+                            let status_key = |status| match status {
+                                // Its timer tells already that it is unpaid.
+                                OrderStatus::Created => schema::timer(order.expire_ms, *id),
+                                status => schema::order_by_status(status, *id),
+                            };
+                            index.extend(was.map(|was| (status_key(was), false)));
+                            index.push((status_key(order.status()), true));
                             if matches!(event, OrderEvent::Placed { .. }) {
                                 index.push((schema::order_by_account(order.account, *id), true));
-                                index.push((schema::timer(order.expire_ms, *id), true));
-                            } else if was == Some(OrderStatus::Created) {
-                                index.push((schema::timer(order.expire_ms, *id), false));
                             }
                             order.version()
                         }
@@ -433,10 +453,11 @@ impl Machine {
                     Ok(_) => 1,
                 },
             };
-            let fact = FactRef { trace: transaction.trace, version, change, stock };
-            staged.facts.push(schema::encode(&fact));
+            events.push(EventRef { version, change, stock });
         }
-        Ok(Ok(index))
+        let count = u32::try_from(events.len()).expect("a transaction holds fewer than 2^32 events");
+        let row = (count > 0).then(|| schema::encode(&FactRowRef { trace: transaction.trace, events }));
+        Ok(Ok(Traces { index, facts: row, events: count }))
     }
 
     /// Books the transaction's legs.
@@ -508,15 +529,6 @@ impl Machine {
             Outcome::None => Answer::None,
         }))
     }
-}
-
-struct StagedMark {
-    facts: usize,
-}
-
-/// Facts begin at sub 1.
-fn sub(position: usize) -> u32 {
-    u32::try_from(position + 1).expect("an entry holds fewer than 2^32 facts")
 }
 
 /// The outcomes hash of an entry: over key and row of each of its outcomes, in the order of their keys.

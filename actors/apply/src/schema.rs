@@ -18,11 +18,11 @@ pub const OUTCOME_BUCKETS_MAX: usize = 5;
 
 /// (account, order) → nothing: an account's orders, oldest first.
 pub const ORDERS_BY_ACCOUNT: u8 = 1;
-/// (status, order) → nothing: orders of a status, oldest first.
+/// (status, order) → nothing: orders of a status, oldest first; of every status but CREATED, which [`TIMERS`] tells.
 pub const ORDERS_BY_STATUS: u8 = 2;
 /// (sku, log index, sub) → nothing: the facts that moved a SKU's stock.
 pub const MOVEMENTS: u8 = 3;
-/// (due in ms, order) → nothing: unpaid orders by the time they expire.
+/// (due in ms, order) → nothing: orders that are CREATED, by the time they expire.
 pub const TIMERS: u8 = 4;
 
 /// Key of [`ORDERS_BY_ACCOUNT`].

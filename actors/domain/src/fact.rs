@@ -1,6 +1,7 @@
 //! Rows of the feed: each fact is stored once, here, and everything that tells history is an index onto it.
 //!
-//! The feed key is (log index, sub). Sub 0 is the entry itself, subs from 1 are its events in order.
+//! The feed key is (log index, sub). Sub 0 is the entry itself, subs from 1 are its events in order; the events of one
+//! transaction share a row, under the sub of the first.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,36 @@ pub struct StockMove {
     pub reserved_pre: u64,
     /// Reserved after.
     pub reserved_post: u64,
+}
+
+/// One event of a [`FactRow`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FactEvent {
+    /// Version of the entity after it.
+    pub version: u64,
+    /// What happened.
+    pub change: Change,
+    /// For events of a SKU's stock.
+    pub stock: Option<StockMove>,
+}
+
+/// A row of the feed: the events of one transaction. Its key carries the sub of the first; the others follow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FactRow {
+    /// Trace id of the request that caused them.
+    pub trace: u128,
+    /// In the order they took effect; never empty.
+    pub events: Vec<FactEvent>,
+}
+
+impl FactRow {
+    /// Its events one by one, each with its sub.
+    pub fn facts(self, first_sub: u32) -> impl Iterator<Item = (u32, Fact)> {
+        let trace = self.trace;
+        self.events.into_iter().zip(first_sub..).map(move |(event, sub)| {
+            (sub, Fact { trace, version: event.version, change: event.change, stock: event.stock })
+        })
+    }
 }
 
 /// One event, as it took effect.
