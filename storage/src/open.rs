@@ -11,9 +11,9 @@
 //!    then let its log begin behind the rows, which is a purge; so such rows are synced, and recorded as synced, first.
 //! 5. The incarnation is counted up and a new nonce written, before anything is said to a peer.
 //!
-//! Where 3 or 4 fails, the generation is given up. If nothing was purged, a new empty one takes its place, and the log is
-//! applied from its beginning. Otherwise the caller gets [`Opened::RowsLost`] and must pull a snapshot from a peer
-//! before Raft starts: rows that cannot be accounted for are never served.
+//! Where 3 or 4 fails, the generation is given up. If the log holds everything since its beginning, a new empty one takes
+//! its place, and the log is applied from there. Otherwise the caller gets [`Opened::RowsLost`] and must pull a snapshot
+//! from a peer before Raft starts: rows that cannot be accounted for are never served.
 //!
 //! A log without identity beside rows or snapshots is a lost log, and refused: the node may have voted.
 
@@ -97,12 +97,9 @@ pub fn open(disk: &dyn Disk, expect: &Expect, create: Option<NewIdentity>) -> Re
     {
         identity.synced_index = rows.sync()?;
     }
-    let need_index = match (&rows, &bounds.purged) {
-        (Ok(_), _) | (Err(_), None) => 0,
-        (Err(_), Some(purged)) => purged.index,
-    };
+    let need_index = if rows.is_ok() { 0 } else { without_log(&identity, &bounds) };
     let rows = match rows {
-        Err(reason) if bounds.purged.is_none() => {
+        Err(reason) if need_index == 0 => {
             tracing::warn!(%reason, "rows given up: the log is whole and is applied from its beginning");
             identity.generation += 1;
             identity.synced_index = 0;
@@ -172,6 +169,14 @@ fn check_identity(identity: &Identity, expect: &Expect) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Up to where the log cannot make rows again, 0 if it holds everything: what was purged, and what it never had. Rows of an
+/// installed snapshot were promised to the leader, and the log is purged up to them only afterwards.
+fn without_log(identity: &Identity, bounds: &LogBounds) -> u64 {
+    let purged = bounds.purged.as_ref().map_or(0, |purged| purged.index);
+    let never_held = if identity.synced_index > bounds.end().unwrap_or(0) { identity.synced_index } else { 0 };
+    purged.max(never_held)
 }
 
 /// Says so if the log that would follow the rows is gone.

@@ -204,6 +204,20 @@ fn a_missing_generation_needs_a_snapshot_once_the_log_was_purged() {
 }
 
 #[test]
+fn a_lost_snapshot_is_not_made_good_by_the_log_before_it() {
+    on_both(|disk| {
+        let (log, identity, rows) = ready(disk, NEW);
+        fill(&log, &*rows, 3);
+        // A snapshot was made current, and the crash came before the log was purged up to it.
+        log.write(vec![LogOp::RowsSynced { generation: identity.generation + 1, index: 9 }]).unwrap();
+        drop((log, rows));
+        let (_, reason, need_index) = lost(disk);
+        assert!(reason.contains("missing") || reason.contains("not there"), "{reason}");
+        assert_eq!(need_index, 9);
+    });
+}
+
+#[test]
 fn rows_behind_the_purge_mark_are_lost() {
     on_both(|disk| {
         let (log, identity, rows) = ready(disk, NEW);
