@@ -168,8 +168,20 @@ impl<'a> From<&'a Status> for StatusView<'a> {
     }
 }
 
+/// The figures of a status are read one after the other while entries pass by. What is applied is committed, and what is
+/// committed is in the log: said so, no figure contradicts another.
+pub fn consistent(mut status: Status) -> Status {
+    status.commit = status.commit.max(status.applied);
+    status.last_log = status.last_log.max(status.commit);
+    for member in &mut status.members {
+        member.commit = member.commit.max(member.applied);
+        member.last_log = member.last_log.max(member.commit);
+    }
+    status
+}
+
 fn show(call: &Call) -> Reply {
-    let status = call.api.shop.cluster().status();
+    let status = call.api.status();
     Reply::json(Success::Ok, &StatusView::from(&status)).read(status.applied, None)
 }
 
@@ -183,7 +195,7 @@ async fn members(call: Call) -> Outcome<Reply> {
         leader: Option<u64>,
         members: Vec<MemberView<'a>>,
     }
-    let status = call.api.shop.cluster().status();
+    let status = call.api.status();
     let members = status.members.iter().map(MemberView::from).collect();
     Ok(Reply::json(Success::Ok, &View { leader: status.leader, members }))
 }
@@ -197,7 +209,7 @@ fn node_of(call: &Call) -> Outcome<u64> {
 
 async fn member(call: Call) -> Outcome<Reply> {
     let id = node_of(&call)?;
-    let status = call.api.shop.cluster().status();
+    let status = call.api.status();
     let member = status.members.iter().find(|member| member.id == id);
     let member = member.ok_or_else(|| Problem::not_found("member", id.to_string()))?;
     Ok(Reply::json(Success::Ok, &MemberView::from(member)))
@@ -286,6 +298,14 @@ fn refused(error: MembershipError) -> Box<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_applied_is_committed_and_in_the_log_in_every_answer() {
+        let status = consistent(Status { last_log: 13, commit: 13, applied: 14, ..Status::default() });
+        assert_eq!((status.last_log, status.commit, status.applied), (14, 14, 14));
+        let status = consistent(Status { last_log: 13, commit: 11, applied: 9, ..Status::default() });
+        assert_eq!((status.last_log, status.commit, status.applied), (13, 11, 9));
+    }
 
     #[test]
     fn a_snapshot_is_named_after_its_place() {

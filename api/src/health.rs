@@ -2,6 +2,8 @@
 //!
 //! `livez`: the process answers. `readyz`: it can serve requests now. `healthz`: the same as figures, always with 200.
 
+use std::time::Duration;
+
 use agora_raft::{Health, MemberStatus, Role, Status};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -42,18 +44,16 @@ async fn live(_call: Call) -> Outcome<Reply> {
 }
 
 async fn ready(call: Call) -> Outcome<Reply> {
-    let (code, mut reasons) = why_not(&call.api.shop.cluster().status());
-    if let Some(needed) = call.api.shop.cluster().serves_from() {
-        reasons.push(format!("the rows are being made again up to index {needed}"));
-    }
+    let (code, reasons) = why_not(&call.api.status(), call.api.shop.cluster().serves_from());
     if reasons.is_empty() {
         return Ok(Reply::json(Success::Ok, &Alive { status: "ready" }));
     }
-    Err(Problem::new(code, format!("not ready: {}", reasons.join(", "))).with(Details::Reasons { reasons }))
+    let problem = Problem::new(code, format!("not ready: {}", reasons.join(", ")));
+    Err(problem.with(Details::Reasons { reasons }).after(Duration::from_secs(1)))
 }
 
-/// Why a node cannot serve now; empty when it can.
-fn why_not(status: &Status) -> (Code, Vec<String>) {
+/// Why a node cannot serve now; empty when it can. `serves_from`: rows that are being made again are not served before.
+fn why_not(status: &Status, serves_from: Option<u64>) -> (Code, Vec<String>) {
     let mut code = Code::Syncing;
     let mut reasons = Vec::new();
     if status.leader.is_none() {
@@ -79,6 +79,9 @@ fn why_not(status: &Status) -> (Code, Vec<String>) {
     }
     if status.members.iter().all(|member| member.id != status.node) {
         reasons.push("not a member of the cluster".to_owned());
+    }
+    if let Some(needed) = serves_from {
+        reasons.push(format!("the rows are being made again up to index {needed}"));
     }
     (code, reasons)
 }
@@ -106,8 +109,8 @@ pub fn role_word(role: Role) -> &'static str {
 }
 
 async fn health(call: Call) -> Outcome<Reply> {
-    let status = call.api.shop.cluster().status();
-    let (_, reasons) = why_not(&status);
+    let status = call.api.status();
+    let (_, reasons) = why_not(&status, call.api.shop.cluster().serves_from());
     let mut body = json!({
         "status": if reasons.is_empty() { "ok" } else { "degraded" },
         "node": status.node,
@@ -159,11 +162,11 @@ mod tests {
 
     #[test]
     fn a_node_is_ready_when_it_has_a_leader_is_a_member_well_and_near_the_end() {
-        assert_eq!(why_not(&good()).1, Vec::<String>::new());
+        assert_eq!(why_not(&good(), None).1, Vec::<String>::new());
         let reasons = |spoil: fn(&mut Status)| {
             let mut status = good();
             spoil(&mut status);
-            why_not(&status).1
+            why_not(&status, None).1
         };
         assert_eq!(reasons(|status| status.leader = None), ["no leader is known"]);
         assert_eq!(reasons(|status| status.commit = 20_000), ["19995 entries behind, at most 10000"]);
@@ -172,6 +175,7 @@ mod tests {
             reasons(|status| status.members.clear()),
             ["0 of 0 voters are heard, 1 are needed", "not a member of the cluster"]
         );
+        assert_eq!(why_not(&good(), Some(9)).1, ["the rows are being made again up to index 9"]);
         let silent = reasons(|status| {
             for (id, heard_ms) in [(2, Some(2_001)), (3, None)] {
                 let member = MemberStatus { id, role: Role::Follower, heard_ms, ..status.members[0].clone() };

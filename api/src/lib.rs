@@ -44,6 +44,7 @@ use std::{
 };
 
 use agora_actors::Shop;
+use agora_raft::Status;
 use bytes::Bytes;
 use tokio::sync::watch;
 
@@ -164,6 +165,11 @@ impl ApiState {
         let mut bytes = [0u8; 16];
         bytes.copy_from_slice(&hash.as_bytes()[..16]);
         u128::from_be_bytes(bytes)
+    }
+
+    /// The cluster as this node sees it.
+    pub(crate) fn status(&self) -> Status {
+        cluster::consistent(self.shop.cluster().status())
     }
 
     /// Who leads, as far as this node knows. Looked at for every answer.

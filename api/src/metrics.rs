@@ -201,7 +201,7 @@ fn write_shop(call: &Call, page: &mut Page) {
 }
 
 fn write_raft(call: &Call, page: &mut Page) {
-    let status = call.api.shop.cluster().status();
+    let status = call.api.status();
     for (name, help, value) in [
         ("agora_raft_term", "Term of this node.", status.term),
         ("agora_raft_is_leader", "1 while this node leads.", u64::from(status.role == Role::Leader)),
