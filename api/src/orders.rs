@@ -152,7 +152,15 @@ async fn by_key(call: Call) -> Outcome<Reply> {
     let hash = key_hash(call.principal, Method::POST.as_str(), ORDERS, call.param("key"));
     let view = call.view(Reading::One).await?;
     let shown = || call.param("key").chars().take(80).collect::<String>();
-    let unknown = || Problem::not_found("order under the key", shown());
+    let unknown = || {
+        let mut problem = Problem::not_found("order under the key", shown());
+        // Not kept is not the same as never to be: the request may be on its way at this moment.
+        problem.detail =
+            "no outcome is kept under this key: the request was not decided yet, was not one for a single \
+            order, or was decided more than 24 hours ago; to be sure, repeat it under the same key"
+                .into();
+        problem
+    };
     let (row, answer) = view.outcome(hash).map_err(Problem::storage)?.ok_or_else(unknown)?;
     match answer {
         Answer::Order { order, .. } => {

@@ -30,7 +30,8 @@ async fn an_order_is_placed_once_however_often_it_is_asked_for() {
     assert_eq!(bench.write(ask).await.body, placed.body);
     let found = bench.send(get("/api/v2/orders/by-idempotency-key/once")).await.expect(200);
     assert_eq!((&found["order_no"], &found["status"]), (&body["order_no"], &json!("CANCELLED")));
-    bench.send(get("/api/v2/orders/by-idempotency-key/never")).await.problem(404, "NOT_FOUND");
+    let problem = bench.send(get("/api/v2/orders/by-idempotency-key/never")).await.problem(404, "NOT_FOUND");
+    assert!(problem["detail"].as_str().unwrap().ends_with("repeat it under the same key"), "{problem}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
