@@ -211,11 +211,11 @@ pub struct Nothing {}
 pub struct NewMember {
     /// Node id, from 1.
     pub id: u64,
-    /// `host:port` of its peer port.
-    #[serde(alias = "peer")]
+    /// `host:port` of its peer port. Written as the answers and the configuration write it; both names are taken.
+    #[serde(rename = "peer", alias = "peer_addr")]
     pub peer_addr: String,
     /// `host:port` of its HTTP port.
-    #[serde(alias = "http")]
+    #[serde(rename = "http", alias = "http_addr")]
     pub http_addr: String,
 }
 
@@ -557,7 +557,7 @@ impl NewMember {
         if self.id == 0 {
             check.wrong(format_args!("/id"), "OUT_OF_RANGE", format_args!("node ids start at 1"));
         }
-        for (at, text) in [("/peer_addr", &self.peer_addr), ("/http_addr", &self.http_addr)] {
+        for (at, text) in [("/peer", &self.peer_addr), ("/http", &self.http_addr)] {
             let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
             let is_plain = text.len() <= ADDRESS_CHARS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
             if !is_plain || !matches!(port, Some(Ok(1..))) {

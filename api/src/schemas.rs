@@ -158,7 +158,12 @@ fn requests() -> Value {
         "Item": object([("sku_id", id("sku_")), ("quantity", quantity)]),
         "StockAdjustment": object([
             ("sku_id", id("sku_")),
-            ("delta", json!({"type": "integer", "maximum": ON_HAND_UNITS_MAX, "description": "Not zero."})),
+            ("delta", json!({
+                "type": "integer",
+                "minimum": -ON_HAND_UNITS_MAX.cast_signed(),
+                "maximum": ON_HAND_UNITS_MAX,
+                "description": "Not zero.",
+            })),
             ("reason?", text(TEXT_CHARS_MAX)),
         ]),
         "StockReceipt": object([("lines", lines.clone()), ("reason?", text(TEXT_CHARS_MAX))]),
@@ -176,7 +181,7 @@ fn requests() -> Value {
         "Payment": object([("provider", one_of(&["balance"]))]),
         "Shipment": object([("carrier?", string()), ("tracking_no?", string()), ("note?", text(TEXT_CHARS_MAX))]),
         "Nothing": object([]),
-        "NewMember": object([("id", json!({"type": "integer", "minimum": 1})), ("peer_addr", string()), ("http_addr", string())]),
+        "NewMember": object([("id", json!({"type": "integer", "minimum": 1})), ("peer", string()), ("http", string())]),
         "Transfer": object([("to?", maybe_count())]),
     })
 }

@@ -74,7 +74,7 @@ async fn a_node_tells_how_it_and_its_cluster_are() {
     }
     bench.send(ask(Method::DELETE, "/api/v2/cluster/members/1")).await.problem(409, "WOULD_LOSE_QUORUM");
     bench.send(ask(Method::DELETE, "/api/v2/cluster/members/9")).await.problem(404, "NOT_FOUND");
-    let bad = json!({"id": 0, "peer_addr": "nowhere", "http_addr": "a:0"});
+    let bad = json!({"id": 0, "peer": "nowhere", "http_addr": "a:0"});
     let problem = bench.send(post("/api/v2/cluster/members", bad)).await.problem(400, "VALIDATION_FAILED");
     assert_eq!(problem["errors"].as_array().unwrap().len(), 3);
 
