@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agora_actors::{FeedItem, ReadView};
 use agora_domain::{
-    AccountEvent, Change, ClaimEvent, Money, OrderEvent, OrderId, OrderStatus, SkuEvent, SkuTerms, order::Line,
+    AccountEvent, Change, ClaimEvent, Money, OrderEvent, OrderId, OrderStatus, SkuEvent, SkuId, SkuTerms, order::Line,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -254,7 +254,8 @@ fn tell(change: &Change) -> Told {
         Change::Order(id, event) => ("order", id.to_string(), tell_order(event)),
         Change::Account(id, event) => ("account", id.to_string(), tell_account(event)),
         Change::Claim(id, ClaimEvent::Taken { name, owner }) => {
-            let data = json!({"name": name, "owner": owner.to_string()});
+            // Only SKU codes are claimed so far, so the owner is a SKU.
+            let data = json!({"name": name, "owner": SkuId(*owner).to_string()});
             ("claim", id.to_string(), ("catalog.sku_code.taken", data))
         }
     };
@@ -355,7 +356,7 @@ fn tell_account(event: &AccountEvent) -> (&'static str, Value) {
 #[cfg(test)]
 mod tests {
     use agora_domain::{
-        AccountId, SkuId, Uid,
+        AccountId, Uid,
         fact::{Fact, StockMove},
     };
 
@@ -382,6 +383,13 @@ mod tests {
                 "prev_hash": "ab".repeat(32),
             })
         );
+    }
+
+    #[test]
+    fn a_taken_code_names_its_sku_as_every_other_answer_does() {
+        let taken = ClaimEvent::Taken { name: "sku_code:T-1".to_owned(), owner: Uid(5) };
+        let told = tell(&Change::Claim(agora_domain::ClaimId(Uid(7)), taken));
+        assert_eq!(told.data, json!({"name": "sku_code:T-1", "owner": "sku_00000000000000000000000005"}));
     }
 
     #[test]
