@@ -87,7 +87,8 @@ pub struct RaftConfig {
     /// Feature level the entries are applied by.
     pub feature_level: u32,
 
-    /// Bytes of log kept on disk; beyond it the oldest applied entries go.
+    /// Bytes of log kept on disk; beyond it the oldest applied entries go. While a peer needs them to catch up, up to
+    /// twice as much.
     pub log_bytes_max: u64,
     /// Bytes of log kept in memory, so that replication and apply do not read the disk.
     pub log_cache_bytes_max: usize,

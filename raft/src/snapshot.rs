@@ -9,6 +9,7 @@
 //! socket by a few chunks. What arrives goes straight into a new row generation, is verified as a whole, and only then
 //! offered to the engine; whatever goes wrong before that leaves nothing behind.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use crate::counters::Counters;
 use crate::identity::Who;
@@ -42,6 +44,8 @@ const SENDS_MAX: usize = 2;
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Deadline for the end: what was received is verified, made durable and made current.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(300);
+/// After a snapshot, the log that follows it is kept so long: until the peer reads it, which keeps it, too.
+const CATCH_UP_GRACE: Duration = Duration::from_secs(5);
 
 /// Why a snapshot did not get through.
 #[derive(Debug, thiserror::Error)]
@@ -206,11 +210,46 @@ pub(crate) struct Sender {
     pub(crate) counters: Arc<Counters>,
     pub(crate) exec: Exec,
     pub(crate) slots: Semaphore,
+    /// What peers are given, and when that ended: by target.
+    given: Mutex<BTreeMap<u64, Given>>,
+}
+
+#[derive(Clone, Copy)]
+struct Given {
+    index: u64,
+    ended: Option<Instant>,
+}
+
+/// Notes the end of a transfer, however it ends.
+struct Giving<'a> {
+    sender: &'a Sender,
+    target: u64,
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        if let Some(given) = self.sender.given.lock().get_mut(&self.target) {
+            given.ended = Some(Instant::now());
+        }
+    }
 }
 
 impl Sender {
     pub(crate) fn new(counters: Arc<Counters>, exec: Exec) -> Sender {
-        Sender { counters, exec, slots: Semaphore::new(SENDS_MAX) }
+        Sender { counters, exec, slots: Semaphore::new(SENDS_MAX), given: Mutex::default() }
+    }
+
+    fn giving(&self, target: u64, index: u64) -> Giving<'_> {
+        self.given.lock().insert(target, Given { index, ended: None });
+        Giving { sender: self, target }
+    }
+
+    /// The index from which on the log is needed by those who are being given a snapshot, or were a moment ago: without
+    /// it, they need another one when they have this one, and so on for as long as the log moves faster than a snapshot.
+    pub(crate) fn log_needed_after(&self) -> Option<u64> {
+        let mut given = self.given.lock();
+        given.retain(|_, given| given.ended.is_none_or(|at| at.elapsed() < CATCH_UP_GRACE));
+        given.values().map(|given| given.index).min()
     }
 
     /// Sends a snapshot as the leader that `vote` names; returns the follower's vote when it is installed there.
@@ -224,8 +263,9 @@ impl Sender {
         let SnapshotHandle::Source(source) = snapshot else {
             return Err(error("only a view of our own rows can be sent"));
         };
-        let _slot = self.slots.acquire().await.map_err(error)?;
         let index = source.header().index;
+        let _giving = self.giving(target, index);
+        let _slot = self.slots.acquire().await.map_err(error)?;
         tracing::info!(target_node = target, index, "sending a snapshot");
         let stream = links.dial_own(target, Lane::Snapshot).await.map_err(error)?;
         let (read, mut write) = tokio::io::split(stream);

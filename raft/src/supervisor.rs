@@ -30,6 +30,8 @@ const CALLS_PING_TIMEOUT: Duration = Duration::from_millis(5_000);
 const CLOCK_ROUND_TRIP_MAX_MS: u64 = 250;
 /// How often the log's size and the rows' age are looked at.
 const HOUSE_INTERVAL: Duration = Duration::from_millis(500);
+/// So many times its bound the log may grow while peers need it to catch up; then it is purged whoever needs it.
+const LOG_HARD_FACTOR: u64 = 2;
 /// How often it is looked whether a checkpoint is due.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(50);
 /// Pause before a failed hand-over is tried again.
@@ -257,18 +259,55 @@ pub(crate) async fn keep_house(core: Arc<Core>) {
                 continue;
             }
         }
-        let purged = core.log.purged().index;
-        if let Some(upto) =
-            purge_target(core.counters.log_bytes.get(), core.config.log_bytes_max, purged, applied, synced)
+        let log = Kept {
+            bytes: core.counters.log_bytes.get(),
+            bytes_max: core.config.log_bytes_max,
+            purged: core.log.purged().index,
+            applied,
+            synced,
+        };
+        if let Some(upto) = purge_target(&log, core.sender.log_needed_after())
             && core.raft.trigger().purge_log(upto - 1).await.is_ok()
         {
             tracing::debug!(upto, "purging the log");
+            if log.bytes > log.hard_max() {
+                cut_off_readers(&core, upto);
+            }
         }
     }
 }
 
-/// Up to where the log may go so that about three quarters of its bound are left; never beyond what the rows hold for sure.
-fn purge_target(bytes: u64, bytes_max: u64, purged: u64, applied: u64, synced: u64) -> Option<u64> {
+/// Ends the append connections of peers that still read what must go: the engine purges nothing that a peer is being
+/// sent, so one that reads more slowly than the log grows would let it grow until the disk is full. They get a snapshot.
+fn cut_off_readers(core: &Core, upto: u64) {
+    let matched = crate::core::metrics(&core.raft).replication.unwrap_or_default();
+    for (node, at) in matched.iter().filter(|(node, _)| **node != core.who.node()) {
+        if at.as_ref().map_or(0, |at| at.index + 1) < upto && core.links.close(*node, Lane::Append) {
+            tracing::warn!(node, upto, "a peer reads the log more slowly than it grows: it is left a snapshot");
+        }
+    }
+}
+
+/// The log as it is, for the decision how much of it may go.
+struct Kept {
+    bytes: u64,
+    bytes_max: u64,
+    purged: u64,
+    applied: u64,
+    synced: u64,
+}
+
+impl Kept {
+    /// Beyond the bound, and up to here, the log is kept for peers that need it to catch up.
+    fn hard_max(&self) -> u64 {
+        self.bytes_max.saturating_mul(LOG_HARD_FACTOR)
+    }
+}
+
+/// Up to where the log may go so that about three quarters of its bound are left; never beyond what the rows hold for
+/// sure, and, unless it is far too large, never beyond what a peer needs.
+fn purge_target(log: &Kept, needed_after: Option<u64>) -> Option<u64> {
+    let Kept { bytes, bytes_max, purged, applied, synced } = *log;
     let entries = applied.saturating_sub(purged);
     if bytes <= bytes_max || entries == 0 {
         return None;
@@ -276,7 +315,8 @@ fn purge_target(bytes: u64, bytes_max: u64, purged: u64, applied: u64, synced: u
     let excess = bytes - bytes_max / 4 * 3;
     // Entries are taken to be equally large; what is left too much goes with the next look.
     let count = (u128::from(entries) * u128::from(excess) / u128::from(bytes)) as u64;
-    let upto = (purged + count.max(1)).min(synced);
+    let needed_after = needed_after.filter(|_| bytes <= log.hard_max()).unwrap_or(u64::MAX);
+    let upto = (purged + count.max(1)).min(synced).min(needed_after);
     (upto > purged).then_some(upto)
 }
 
@@ -305,10 +345,17 @@ mod tests {
 
     #[test]
     fn the_log_is_purged_by_bytes_and_never_beyond_the_synced_rows() {
-        assert_eq!(purge_target(100, 100, 0, 50, 50), None);
-        assert_eq!(purge_target(200, 100, 0, 1_000, 1_000), Some(625));
-        assert_eq!(purge_target(200, 100, 0, 1_000, 10), Some(10));
-        assert_eq!(purge_target(200, 100, 10, 1_000, 10), None);
-        assert_eq!(purge_target(200, 100, 10, 10, 10), None);
+        let target = |bytes, purged, applied, synced, needed| {
+            purge_target(&Kept { bytes, bytes_max: 100, purged, applied, synced }, needed)
+        };
+        assert_eq!(target(100, 0, 50, 50, None), None);
+        assert_eq!(target(200, 0, 1_000, 1_000, None), Some(625));
+        assert_eq!(target(200, 0, 1_000, 10, None), Some(10));
+        assert_eq!(target(200, 10, 1_000, 10, None), None);
+        assert_eq!(target(200, 10, 10, 10, None), None);
+        // What follows a snapshot that is on its way stays, unless the log is far too large.
+        assert_eq!(target(200, 0, 1_000, 1_000, Some(300)), Some(300));
+        assert_eq!(target(200, 300, 1_000, 1_000, Some(300)), None);
+        assert_eq!(target(201, 300, 1_000, 1_000, Some(300)), Some(738));
     }
 }

@@ -278,6 +278,14 @@ impl Links {
         self.retain(|_| false);
     }
 
+    /// Closes the shared connection of one lane; false if there is none.
+    pub(crate) fn close(&self, node: u64, lane: Lane) -> bool {
+        let Some(slot) = lane.slot() else { return false };
+        let peer = self.peers.lock().get(&node).cloned();
+        let link = peer.and_then(|peer| peer.lanes[slot].try_lock().ok()?.link.take());
+        link.inspect(|link| link.close()).is_some()
+    }
+
     /// The connections of a lane that are open now.
     pub(crate) fn open(&self, lane: Lane) -> Vec<Arc<Link>> {
         let Some(slot) = lane.slot() else { return Vec::new() };
