@@ -567,7 +567,8 @@ impl Problem {
     pub fn body(&self, instance: &str, trace: u128, language: Language) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
         // Writing into a vector fails only for maps with odd keys, and there are none.
-        serde_json::to_writer(&mut bytes, &self.view(instance, trace, language)).unwrap_or_default();
+        serde_json::to_writer(&mut bytes, &self.view(instance, trace, language))
+            .expect("a problem is made of text, numbers and lists");
         bytes
     }
 
