@@ -34,6 +34,8 @@ const HOUSE_INTERVAL: Duration = Duration::from_millis(500);
 const LOG_HARD_FACTOR: u64 = 2;
 /// How often it is looked whether a checkpoint is due.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(50);
+/// Two states that differ wait so long for the word of a third node, in milliseconds.
+const UNDECIDED_MS: u64 = 1_000;
 /// Pause before a failed hand-over is tried again.
 const HAND_OVER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -82,6 +84,7 @@ pub(crate) async fn watch_stalls(core: Arc<Core>) {
 
 /// Exchanges reports with all members; compares clocks and states.
 pub(crate) async fn ping_peers(core: Arc<Core>) {
+    let mut undecided_since = None;
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
         let own = core.who.node();
@@ -90,7 +93,7 @@ pub(crate) async fn ping_peers(core: Arc<Core>) {
         join_all(peers.iter().map(|peer| ping(&core, *peer))).await;
         core.heard.lock().retain(|node, _| peers.contains(node));
         judge_clock(&core);
-        judge_states(&core);
+        judge_states(&core, &mut undecided_since);
         judge_levels(&core, &peers);
         if core.pulse.leading().is_some() && !core.pulse.clock_leads() {
             // A failure is logged there, and tried again with the next round.
@@ -189,18 +192,26 @@ fn judge_levels(core: &Core, peers: &[u64]) {
 }
 
 /// Compares states at checkpoints with what the peers report.
-fn judge_states(core: &Core) {
+fn judge_states(core: &Core, undecided_since: &mut Option<u64>) {
     let own = core.checkpoints();
     let heard: Vec<_> =
         core.heard.lock().iter().map(|(node, heard)| (*node, heard.report.checkpoints.clone())).collect();
-    match compare(&own, &heard) {
+    let verdict = compare(&own, &heard);
+    if !matches!(verdict, Verdict::Undecided(_)) {
+        *undecided_since = None;
+    }
+    match verdict {
         Verdict::Equal => {}
         Verdict::OthersDiffer(why) => tracing::error!(why, "another node has another state; it must stop"),
         Verdict::WeDiffer(why) => core.fatal.report(format!(
             "{why}: this node is the odd one out; remove its data directory and let it join under a new id"
         )),
         Verdict::Undecided(why) => {
-            if core.pulse.diverged().is_none() {
+            let now = core.pulse.now_ms();
+            let waited_ms = now.saturating_sub(*undecided_since.get_or_insert(now));
+            // This is for good, and a third node that is a moment behind with its report would have decided it: without
+            // waiting for it, one bad follower could take a sound leader's writes away.
+            if waited_ms >= UNDECIDED_MS && core.pulse.diverged().is_none() {
                 tracing::error!(
                     why,
                     "two nodes have different states: writes are stopped on both; run `agora verify` on each"
