@@ -19,7 +19,9 @@ use agora_domain::{
     transaction::{Outcome, OutcomeRow},
 };
 use agora_storage::{
-    Batch, Keyspace, LogPosition, StateHeader, StoredMembership, codec,
+    Batch, Keyspace, LogPosition, StateHeader, StoredMembership,
+    batch::VALUE_BYTES_MAX,
+    codec,
     entry::{EntryKind, EntryReader},
     key, meta,
     rows::Rows,
@@ -34,6 +36,9 @@ use crate::{
 
 /// The feature level this release applies by. An entry of a higher level stops the node: it must be upgraded first.
 pub const FEATURE_LEVEL: u32 = 1;
+
+/// Lines of orders that share one row of the feed, about; a batch of orders is spread over several rows.
+const FACT_ROW_WEIGHT_MAX: usize = 64;
 
 /// Why this node, and this node alone, must stop.
 #[derive(Debug, thiserror::Error)]
@@ -108,10 +113,41 @@ struct FactRowRef<'a> {
 struct Traces {
     /// Index rows to put (true) and to remove (false).
     index: Vec<(Vec<u8>, bool)>,
-    /// Its row of the feed; `None` for one without events.
-    facts: Option<Vec<u8>>,
+    /// Its rows of the feed, each under the sub of its first event.
+    facts: Vec<(u32, Vec<u8>)>,
     /// Number of its events.
     events: u32,
+}
+
+/// No row may be longer than the store takes. What may be asked for is bounded so that none is; should a bound be
+/// wrong, it costs one request and not one node after the other.
+fn fits(row: &[u8]) -> Result<(), Impossible> {
+    if row.len() > VALUE_BYTES_MAX {
+        return Err(Impossible::because(format!("a row of {} bytes, at most {VALUE_BYTES_MAX}", row.len())));
+    }
+    Ok(())
+}
+
+/// What is kept under the transaction's key.
+fn outcome_row(transaction: &Transaction, answer: &Answer, at: At) -> Result<Option<(u128, Vec<u8>)>, Impossible> {
+    let (Some(keyed), Some(kept)) = (transaction.key, answer::store(answer)) else { return Ok(None) };
+    let row = schema::encode(&OutcomeRow {
+        fingerprint: keyed.fingerprint,
+        trace: transaction.trace,
+        index: at.index,
+        decided_at: transaction.decided_at,
+        answer: kept,
+    });
+    fits(&row)?;
+    Ok(Some((keyed.hash, row)))
+}
+
+/// Roughly how much room an event takes in a row of the feed, in lines of an order.
+fn weight(change: &Change) -> usize {
+    match change {
+        Change::Order(_, OrderEvent::Placed { lines, .. }) => 1 + lines.len(),
+        _ => 1,
+    }
 }
 
 /// A change of an index row: was it there before the entry, is it there after?
@@ -334,28 +370,22 @@ impl Machine {
         let first_sub = staged.events + 1;
         let evolved = match self.evolve(rows, first_sub, &transaction, at)? {
             // An answer about nothing is a wrong decision like any other; it must not stop the nodes one after the other.
-            Ok(traces) => self.answer(rows, &transaction)?.map(|answer| (traces, answer)),
+            Ok(traces) => self.answer(rows, &transaction)?.and_then(|answer| {
+                let outcome = outcome_row(&transaction, &answer, at)?;
+                Ok((traces, answer, outcome))
+            }),
             Err(impossible) => Err(impossible),
         };
         match evolved {
-            Ok((traces, answer)) => {
+            Ok((traces, answer, outcome)) => {
                 self.keep();
                 staged.events += traces.events;
-                staged.facts.extend(traces.facts.map(|row| (first_sub, row)));
+                staged.facts.extend(traces.facts);
                 for (index_key, after) in traces.index {
                     staged.index.entry(index_key).or_insert(Presence { before: !after, after }).after = after;
                 }
                 self.post(rows, staged, &transaction, at)?;
-                if let (Some(keyed), Some(kept)) = (transaction.key, answer::store(&answer)) {
-                    let row = schema::encode(&OutcomeRow {
-                        fingerprint: keyed.fingerprint,
-                        trace: transaction.trace,
-                        index: at.index,
-                        decided_at: transaction.decided_at,
-                        answer: kept,
-                    });
-                    staged.outcomes.insert(keyed.hash, row);
-                }
+                staged.outcomes.extend(outcome);
                 changes.extend(transaction.changes);
                 Ok(TransactionResult::Applied(answer))
             }
@@ -456,8 +486,24 @@ impl Machine {
             events.push(EventRef { version, change, stock });
         }
         let count = u32::try_from(events.len()).expect("a transaction holds fewer than 2^32 events");
-        let row = (count > 0).then(|| schema::encode(&FactRowRef { trace: transaction.trace, events }));
-        Ok(Ok(Traces { index, facts: row, events: count }))
+        let mut traces = Traces { index, facts: Vec::with_capacity(1), events: count };
+        let (mut row_sub, mut row_weight) = (first_sub, 0);
+        let mut row = FactRowRef { trace: transaction.trace, events: Vec::with_capacity(events.len()) };
+        for (at_sub, event) in (first_sub..).zip(events) {
+            let more = weight(event.change);
+            if row_weight > 0 && row_weight + more > FACT_ROW_WEIGHT_MAX {
+                traces.facts.push((row_sub, schema::encode(&row)));
+                row.events.clear();
+                (row_sub, row_weight) = (at_sub, 0);
+            }
+            row_weight += more;
+            row.events.push(event);
+        }
+        if !row.events.is_empty() {
+            traces.facts.push((row_sub, schema::encode(&row)));
+        }
+        let fitting = traces.facts.iter().try_for_each(|(_, row)| fits(row));
+        Ok(fitting.map(|()| traces))
     }
 
     /// Books the transaction's legs.

@@ -331,3 +331,35 @@ fn equal_entries_give_equal_states_and_an_opened_machine_goes_on_where_it_was() 
         assert_eq!(left.machine.state(), right.machine.state());
     }
 }
+
+#[test]
+fn the_events_of_a_large_batch_are_spread_over_rows_and_one_too_large_is_refused() {
+    let mut node = shop();
+    let long = |quantity, name: &str| {
+        let mut one = place(3, 1, quantity);
+        for change in &mut one.changes {
+            if let Change::Order(_, OrderEvent::Placed { lines, .. }) = change {
+                lines[0].name = name.to_owned();
+            }
+        }
+        one
+    };
+    // No honest order has such a name; it is refused on every node instead of stopping one after the other.
+    let huge = long(1, &"x".repeat(5_000_000));
+    assert!(matches!(node.apply(&[huge])[0], TransactionResult::Impossible(_)));
+    let received = |_| Change::Sku(SKU, SkuEvent::Received { quantity: 1, reason: String::new() });
+    let many = transaction(4, (0..200).map(received).collect(), Outcome::Stocks(vec![SKU]));
+    assert!(matches!(node.apply(&[many, place(5, 2, 1)])[0], TransactionResult::Applied(_)));
+    let view = node.rows.view().unwrap();
+    let (from, to) = (key::feed(node.index, 0), key::feed(node.index, u32::MAX));
+    let mut subs = Vec::new();
+    let mut rows = 0;
+    for row in view.scan(Keyspace::Feed, Bound::Excluded(&from), Bound::Included(&to), false) {
+        let (row_key, value) = row.unwrap();
+        let row: agora_domain::fact::FactRow = schema::decode(&value).unwrap();
+        subs.extend(row.facts(key::parse_feed(&row_key).unwrap().1).map(|(sub, _)| sub));
+        rows += 1;
+    }
+    assert_eq!(subs, (1..=202).collect::<Vec<u32>>(), "no sub is missing and none is there twice");
+    assert_eq!(rows, 5);
+}
