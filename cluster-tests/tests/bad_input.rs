@@ -1,6 +1,6 @@
 //! Promise: whatever comes in, the answer is a clear 4xx or a closed connection; nothing changes, nothing is lost, memory
-//! stays bounded, no process falls, and honest clients are served meanwhile (the list *Bad input*; `spec` 5.1,
-//! 5.3). On the peer port strangers are refused, and the log does not fill with them.
+//! stays bounded, no process falls, and honest clients are served meanwhile. On the
+//! peer port strangers are refused, and the log does not fill with them.
 
 use std::time::{Duration, Instant};
 

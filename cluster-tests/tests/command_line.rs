@@ -1,6 +1,6 @@
 //! Promise: a stranger gets a working cluster with one command, and a careful one with two: `agora dev` starts three real
 //! processes that sell, goes on where it was when started again, and leaves nothing behind; the files `agora init` writes
-//! start a cluster; `agora cluster` and `agora snapshot` work on any node, with `--json` (item 7 of the issue).
+//! start a cluster; `agora cluster` and `agora snapshot` work on any node, with `--json`.
 
 use std::{
     fs::File,
@@ -99,7 +99,7 @@ async fn one_command_starts_a_shop_that_goes_on_where_it_was() {
     let account = create_account(&client, "me").await;
     let order = text(&place(&client, 1, &account, &[(&sku, 1)]).await, "order_no");
 
-    // The closing exercise of the issue: kill the leader, order again, read on another node.
+    // What an operator tries first: kill the leader, order again, read on another node.
     let status = client.ask(2, &Call::get("/cluster/status")).await.expect(200);
     let leader = status["leader"].as_u64().expect("a leader");
     let pid = dev.pids()[leader as usize - 1];

@@ -1,7 +1,6 @@
 //! Promise: a read says how fresh it is and is as fresh as it was asked to be, on every node: linearizable reads see every
 //! write acknowledged before they were asked; bounded ones are within their bound and never older than what their node
-//! itself has acknowledged; `Min-Index` waits or refuses; local ones never go back on one node (`spec` 5.1;
-//! checkers C2 and C8 of the reliability page).
+//! itself has acknowledged; `Min-Index` waits or refuses; local ones never go back on one node.
 
 use std::{
     sync::{

@@ -1,5 +1,5 @@
-//! Promise: one group commit is one fsync per node, groups grow with load, and a transaction never spans two entries
-//! (architecture §3; "What it must reach": at 256 connections at least 20 orders per fsync).
+//! Promise: one group commit is one fsync per node, groups grow with load, and a transaction never spans two entries;
+//! at 256 connections at least 20 orders share an fsync.
 //!
 //! The figures come from the nodes' own counters; that they are counters of the real thing is checked against the feed.
 

@@ -1,6 +1,6 @@
 //! Promise: one key, one effect, one answer: the same request repeated at once, later, on other nodes or after the
 //! leader's death has one effect and gets its first answer byte by byte; a refusal is repeated like an acceptance; a key
-//! is never lent to another request; a write without a key is refused (invariant 8; `spec` 5.1 and 5.3).
+//! is never lent to another request; a write without a key is refused (invariant 8).
 
 use std::{
     collections::BTreeSet,

@@ -1,7 +1,7 @@
 //! Promise: an order lives as the state machine says, whichever node is asked for each step; stock and money follow it to
 //! the unit; every movement is told with the figures before and after it; the feed tells all of it once, gap-free, the
 //! same on every node; an unpaid order expires exactly once, across a leader's death; a change of price is made by who
-//! has seen the present one (`spec` 5.5; items 2, 5 and 6 of the issue).
+//! has seen the present one.
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,6 @@
 //! Promise: members come and go while orders run: a fourth node joins from a snapshot, is promoted, an old one is removed,
 //! leadership moves, and no write fails other than with an answer that says it may be repeated; what would lose the
-//! quorum is refused, an id is used once for ever, and a node that lost its disk is not let in under its old id ("What it must reach";
-//! item 6 *Cluster*; architecture §5 *Identity*).
+//! quorum is refused, an id is used once for ever, and a node that lost its disk is not let in under its old id.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Promise: a unit is never sold twice, a unit that is there is never refused, and an order is never half placed,
-//! however many buyers press at once and whichever node they ask (invariant 5 of the architecture: "never oversell; never
-//! negative; never a half order; never a false refusal").
+//! however many buyers press at once and whichever node they ask (invariant 5: never oversell, never negative, never half an
+//! order, never a false refusal).
 //!
 //! Short: 6,000 orders for 3,000 units. Long (`AGORA_LONG=1`): 100,000 orders for 50,000 units.
 

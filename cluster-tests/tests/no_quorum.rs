@@ -1,7 +1,7 @@
 //! Promise: with two of three nodes dead, nothing is promised that cannot be kept: new writes are told 503 `NO_QUORUM`
 //! with `applied:false`, linearizable reads are refused, bounded reads are refused or marked stale, local reads are
 //! still answered; and when a majority is back, writes work again and every write that was left unknown turns out to
-//! have happened once or never ("What it must reach"; invariant 9).
+//! have happened once or never (invariant 9).
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
 //! Promise: state may be far larger than memory: entities leave the leader's memory when they are cold, the bound on
-//! live ones holds, and what left comes back as it was ("What it must reach": 200,000 SKUs with a bound of 10,000).
+//! live ones holds, and what left comes back as it was.
 //!
 //! Short: 6,000 SKUs with a bound of 500. Long (`AGORA_LONG=1`): 200,000 with 10,000.
 

@@ -1,5 +1,4 @@
-//! Promise: a snapshot is written and installed in bounded memory, however many rows there are ("What it must reach":
-//! 1,000,000 rows, peak RSS shown; architecture §5).
+//! Promise: a snapshot is written and installed in bounded memory, however many rows there are; the peaks are shown.
 //!
 //! Short: some 40,000 rows. Long (`AGORA_LONG=1`): 1,000,000. What is asserted is that the peak does not follow the rows.
 

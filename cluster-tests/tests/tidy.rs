@@ -1,4 +1,4 @@
-//! Promise: the house stays in order (invariant 1 of the architecture): imports point one way, the rules of commerce and
+//! Promise: the house stays in order (invariant 1): imports point one way, the rules of commerce and
 //! their application are pure, one module knows the codec and one crate the consensus engine, every module says what it
 //! is for, no file grew into a second subject, and nothing is left half done or hidden.
 //!

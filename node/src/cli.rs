@@ -31,9 +31,22 @@ pub enum Command {
     /// Make and list snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Read all rows of a stopped node and compare them with what it believes of them
+    Verify(VerifyArgs),
     /// Measure
     #[command(subcommand)]
     Bench(BenchCommand),
+}
+
+/// `agora verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Configuration file of the node, which must not be running
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `agora start`.

@@ -20,6 +20,7 @@ mod logs;
 mod start;
 mod table;
 mod telemetry;
+mod verify;
 
 use std::{future::Future, process::ExitCode};
 
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => on_one_thread(dev::run(&args)),
         Command::Cluster(command) => on_one_thread(admin::cluster(&command)),
         Command::Snapshot(command) => on_one_thread(admin::snapshot(&command)),
+        Command::Verify(args) => verify::run(&args),
         Command::Bench(BenchCommand::Orders(args)) => on_one_thread(bench::orders(&args)),
     };
     match done {

@@ -253,7 +253,8 @@ fn shop_config(config: &Config) -> ShopConfig {
     }
 }
 
-fn row_options(config: &Config) -> RowOptions {
+/// How the rows are kept, by configuration.
+pub fn row_options(config: &Config) -> RowOptions {
     RowOptions {
         cache_bytes: config.storage.cache_bytes,
         memtable_bytes: config.storage.memtable_bytes,

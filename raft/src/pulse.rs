@@ -144,6 +144,11 @@ impl Pulse {
         self.diverged.write().get_or_insert(why);
     }
 
+    /// A majority has turned out to agree with this node. True if that changes anything.
+    pub(crate) fn clear_diverged(&self) -> bool {
+        self.diverged.write().take().is_some()
+    }
+
     pub(crate) fn diverged(&self) -> Option<String> {
         self.diverged.read().clone()
     }

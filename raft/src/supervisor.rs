@@ -202,7 +202,12 @@ fn judge_states(core: &Core, undecided_since: &mut Option<u64>) {
     }
     match verdict {
         Verdict::Equal => {}
-        Verdict::OthersDiffer(why) => tracing::error!(why, "another node has another state; it must stop"),
+        Verdict::OthersDiffer(why) => {
+            tracing::error!(why, "another node has another state; it must stop");
+            if core.pulse.clear_diverged() {
+                tracing::info!("a majority has the state of this node: writes are taken again");
+            }
+        }
         Verdict::WeDiffer(why) => core.fatal.report(format!(
             "{why}: this node is the odd one out; remove its data directory and let it join under a new id"
         )),
@@ -214,7 +219,8 @@ fn judge_states(core: &Core, undecided_since: &mut Option<u64>) {
             if waited_ms >= UNDECIDED_MS && core.pulse.diverged().is_none() {
                 tracing::error!(
                     why,
-                    "two nodes have different states: writes are stopped on both; run `agora verify` on each"
+                    "two nodes have different states: writes are stopped on both; stop each, run `agora verify` on it, and \
+                     let the one that fails join anew under a new id"
                 );
                 core.pulse.set_diverged(why);
                 core.journal.end_reign("states differ");

@@ -142,13 +142,23 @@ pub struct FileDisk {
     _lock: File,
 }
 
+/// Makes directories that nobody else may look into.
+fn private_dir() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
 impl FileDisk {
     /// Takes possession of a directory, creating it if need be. [`Error::Locked`] if another process has it.
     pub fn new(dir: impl Into<PathBuf>, options: RowOptions) -> Result<FileDisk> {
         let dir = dir.into();
         let snapshots = dir.join("snapshots");
         let is_new = !snapshots.exists();
-        fs::create_dir_all(&snapshots).map_err(Error::io(format!("create {}", snapshots.display())))?;
+        // Orders and balances: for the service alone.
+        private_dir().create(&snapshots).map_err(Error::io(format!("create {}", snapshots.display())))?;
         let path = dir.join("lock");
         let lock = OpenOptions::new()
             .create(true)
