@@ -278,7 +278,9 @@ const SOON: Duration = Duration::from_secs(1);
 fn refused(error: MembershipError) -> Box<Problem> {
     let detail = error.to_string();
     match error {
-        MembershipError::WouldLoseQuorum { .. } => Problem::new(Code::WouldLoseQuorum, detail),
+        MembershipError::WouldLoseQuorum { .. } | MembershipError::NotAnswering(_) => {
+            Problem::new(Code::WouldLoseQuorum, detail)
+        }
         MembershipError::NodeIdReused(id) => {
             Problem::new(Code::NodeIdReused, detail).with(Details::Id { kind: "node", id: id.to_string() })
         }
@@ -320,6 +322,7 @@ mod tests {
     fn every_refusal_has_its_code_and_only_unknown_is_unknown() {
         for (error, code) in [
             (MembershipError::WouldLoseQuorum { live: 1, voters: 3, needed: 2 }, Code::WouldLoseQuorum),
+            (MembershipError::NotAnswering(3), Code::WouldLoseQuorum),
             (MembershipError::NodeIdReused(3), Code::NodeIdReused),
             (MembershipError::NotFound(9), Code::NotFound),
             (MembershipError::InProgress, Code::ConfigChangeInProgress),

@@ -115,6 +115,9 @@ pub enum MembershipError {
     /// It may have been changed: look, or repeat.
     #[error("outcome unknown: {0}")]
     Unknown(String),
+    /// The node that was to lead does not answer; nothing was changed.
+    #[error("node {0} does not answer, so it cannot lead: nothing was changed")]
+    NotAnswering(u64),
 }
 
 /// Why a node did not start.

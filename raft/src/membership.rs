@@ -228,6 +228,9 @@ async fn remove_self(core: &Arc<Core>) -> Result<(), Refusal> {
     }
 }
 
+/// How often to look whether a node answers.
+const HEARD_STEP: Duration = Duration::from_millis(20);
+
 async fn transfer(core: &Arc<Core>, to: Option<u64>) -> Result<(), Refusal> {
     if to == Some(core.who.node()) {
         return Ok(());
@@ -236,6 +239,17 @@ async fn transfer(core: &Arc<Core>, to: Option<u64>) -> Result<(), Refusal> {
         && !voters(metrics(&core.raft).membership_config.membership()).contains(&to)
     {
         return Err(MembershipError::NotFound(to).into());
+    }
+    // Looked at before the journal is drained, which would hold up writes for nothing. A leader that has just been
+    // elected hears of its voters with their first heartbeat.
+    if let Some(to) = to {
+        let deadline = Instant::now() + Duration::from_millis(core.config.election_max_ms);
+        while core.pulse.leading().is_some() && !core.live_voters().contains_key(&to) {
+            if Instant::now() >= deadline {
+                return Err(MembershipError::NotAnswering(to).into());
+            }
+            tokio::time::sleep(HEARD_STEP).await;
+        }
     }
     match hand_over_to_the_end(core, to, "asked to").await {
         Ok(()) => Ok(()),

@@ -277,7 +277,11 @@ async fn a_hand_over_that_nobody_waits_for_any_more_does_not_leave_the_journal_c
     let asked = cluster.node(leader).transfer_leader(Some(dead));
     assert!(tokio::time::timeout(Duration::from_millis(700), asked).await.is_err(), "it was to be given up half way");
     cluster.write("y").await;
-    assert_eq!(cluster.settled().await.len(), 2);
+    // Once it is known to be dead, nothing is drained for it and the answer is a definite no.
+    let refused = cluster.node(leader).transfer_leader(Some(dead)).await;
+    assert_eq!(refused, Err(MembershipError::NotAnswering(dead)));
+    cluster.write("z").await;
+    assert_eq!(cluster.settled().await.len(), 3);
     cluster.shutdown().await;
 }
 

@@ -53,7 +53,7 @@ impl fmt::Debug for Uid {
 
 /// Text that is no id of the wanted kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a {kind} id: expected {prefix} and 26 characters of 0-9 a-z without i, l, o, u")]
+#[error("no {kind} id: expected {prefix} and 26 characters of 0-9 a-z without i, l, o, u")]
 pub struct BadId {
     /// `sku`, `order`, …
     pub kind: &'static str,
