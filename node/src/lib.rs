@@ -32,7 +32,8 @@ use tokio::task::LocalSet;
 /// Exit code for a configuration that is not valid, `EX_CONFIG` of sysexits.
 const EXIT_CONFIG: u8 = 78;
 
-/// Chosen by measurement: orders are many small allocations that are freed on another thread than they were made on.
+/// Orders are many small allocations that are freed on another thread than they were made on, which this allocator is
+/// made for. Measured against the system's, the difference in orders per second is within noise so far.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
