@@ -1,0 +1,48 @@
+//! Decides whether what clients saw under attack keeps the promises.
+//!
+//! Each checker reads a [`RunData`] and nothing else, shares no code with the product, and is itself tested with
+//! histories that are known to be wrong.
+
+use std::collections::BTreeMap;
+
+use agora_history::RunData;
+use serde::{Deserialize, Serialize};
+
+/// A promise that was broken, told so that a person can find it in the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What is wrong, with the figures.
+    pub what: String,
+    /// Operations involved.
+    pub ops: Vec<u64>,
+    /// Log index, where it has one.
+    pub index: Option<u64>,
+}
+
+/// What one checker says of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// `C1` … `C11`.
+    pub checker: String,
+    /// What it looks for, in a few words.
+    pub promise: String,
+    /// Operations (or events, or entities) it looked at.
+    pub checked: u64,
+    /// Of these, how many it could not decide within its bounds.
+    pub undecided: u64,
+    /// Broken promises; at most [`FINDINGS_MAX`], the first ones.
+    pub findings: Vec<Finding>,
+    /// Anything worth a line in the report, by name.
+    pub figures: BTreeMap<String, f64>,
+}
+
+/// Findings one checker lists.
+pub const FINDINGS_MAX: usize = 20;
+
+/// A checker.
+pub type Checker = fn(&RunData) -> Checked;
+
+/// All checkers, C1 to C11.
+pub fn all() -> Vec<Checker> {
+    vec![]
+}
