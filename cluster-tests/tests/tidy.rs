@@ -15,22 +15,71 @@ const LINES_MAX: usize = 900;
 
 /// Crates by folder, and what of the workspace each may use: the picture of the architecture.
 const ONE_WAY: &[(&str, &str, &[&str])] = &[
-    ("actors/domain", "agora-domain", &[]),
-    ("storage", "agora-storage", &[]),
-    ("actors/apply", "agora-apply", &["agora-domain", "agora-storage"]),
-    ("raft", "agora-raft", &["agora-storage"]),
-    ("actors", "agora-actors", &["agora-domain", "agora-apply", "agora-raft", "agora-storage"]),
-    ("api", "agora-api", &["agora-domain", "agora-apply", "agora-raft", "agora-storage", "agora-actors"]),
+    // Bugs planted on purpose: a name in every crate that holds one, and nothing at all in a release build.
+    ("cluster-tests/planted", PLANTED, &[]),
+    ("actors/domain", "agora-domain", &[PLANTED]),
+    ("storage", "agora-storage", &[PLANTED]),
+    ("actors/apply", "agora-apply", &[PLANTED, "agora-domain", "agora-storage"]),
+    ("raft", "agora-raft", &[PLANTED, "agora-storage"]),
+    ("actors", "agora-actors", &[PLANTED, "agora-domain", "agora-apply", "agora-raft", "agora-storage"]),
+    ("api", "agora-api", &[PLANTED, "agora-domain", "agora-apply", "agora-raft", "agora-storage", "agora-actors"]),
     (
         "node",
         "agora-node",
-        &["agora-domain", "agora-apply", "agora-raft", "agora-storage", "agora-actors", "agora-api"],
+        &[PLANTED, "agora-domain", "agora-apply", "agora-raft", "agora-storage", "agora-actors", "agora-api"],
     ),
+    // The adversary's judges know nothing of the product, its scenarios nothing but HTTP (their tests run against the API).
+    ("cluster-tests/history", "agora-history", &[]),
+    ("cluster-tests/checkers", "agora-checkers", &["agora-history"]),
+    (
+        "cluster-tests/scenario",
+        "agora-scenario",
+        &["agora-history", "agora-checkers", "agora-actors", "agora-api", "agora-raft", "agora-storage"],
+    ),
+    (
+        "cluster-tests/sim",
+        "agora-sim",
+        &[
+            PLANTED,
+            "agora-history",
+            "agora-checkers",
+            "agora-scenario",
+            "agora-domain",
+            "agora-raft",
+            "agora-storage",
+            "agora-actors",
+            "agora-api",
+        ],
+    ),
+    ("cluster-tests/process", "agora-process", &["agora-history", "agora-checkers", "agora-scenario"]),
     (
         "cluster-tests",
         "agora-cluster-tests",
-        &["agora-domain", "agora-apply", "agora-raft", "agora-storage", "agora-actors", "agora-api", "agora-node"],
+        &[
+            PLANTED,
+            "agora-history",
+            "agora-checkers",
+            "agora-scenario",
+            "agora-sim",
+            "agora-process",
+            "agora-domain",
+            "agora-apply",
+            "agora-raft",
+            "agora-storage",
+            "agora-actors",
+            "agora-api",
+            "agora-node",
+        ],
     ),
+];
+
+/// The crate of planted bugs.
+const PLANTED: &str = "agora-planted";
+
+/// Modules that must be unsafe, each for the one reason it opens with; their crates deny it everywhere else.
+const UNSAFE: &[(&str, &[&str])] = &[
+    ("cluster-tests/sim", &["cluster-tests/sim/src/interpose.rs"]),
+    ("cluster-tests/process", &["cluster-tests/process/src/power.rs"]),
 ];
 
 fn root() -> PathBuf {
@@ -269,7 +318,8 @@ fn nothing_is_half_done_or_hidden() {
         for word in &words {
             assert!(!code(&text).contains(word.as_str()), "{} holds {word}", path.display());
         }
-        assert!(!code(&text).contains("unsafe "), "{} holds unsafe code", path.display());
+        let may = UNSAFE.iter().any(|(_, files)| files.iter().any(|file| path == Path::new(file)));
+        assert!(may || !code(&text).contains("unsafe "), "{} holds unsafe code", path.display());
     }
 }
 
@@ -277,8 +327,12 @@ fn nothing_is_half_done_or_hidden() {
 fn every_crate_obeys_the_workspace_lints() {
     for (folder, name, _) in ONE_WAY {
         let manifest = manifest(folder);
-        let obeys = manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
-        assert_eq!(obeys, Some(true), "{name} has lints of its own");
+        let lints = manifest.get("lints").expect("lints");
+        if UNSAFE.iter().any(|(unsafe_one, _)| unsafe_one == folder) && lints.get("workspace").is_none() {
+            assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("deny"), "{name} must deny what one module needs");
+            continue;
+        }
+        assert_eq!(lints.get("workspace").and_then(toml::Value::as_bool), Some(true), "{name} has lints of its own");
     }
     let lints = manifest("")["workspace"]["lints"].clone();
     assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("forbid"));

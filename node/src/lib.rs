@@ -22,7 +22,7 @@ mod table;
 mod telemetry;
 mod verify;
 
-use std::{future::Future, process::ExitCode};
+use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
@@ -41,7 +41,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// that is not understood and 78 for a configuration that is not valid; in each case one message on standard error says
 /// what happened and what to do.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    main_of(std::env::args_os())
+}
+
+/// The same for another command line (its first word is the program's name), for a program that can also be a node.
+pub fn main_of(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let done = match Cli::parse_from(words).command {
         Command::Start(args) => start::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Dev(args) => on_one_thread(dev::run(&args)),
