@@ -132,7 +132,19 @@ pub enum Syscall {
     Rename,
 }
 
+/// A port of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Where clients ask.
+    Http,
+    /// Where peers talk.
+    Peer,
+}
+
 /// Something done to the cluster.
+///
+/// What is so already is no error and nothing happens: killing a node that died by itself, resuming one that runs,
+/// mending a disk that works, starting one that is up. An attack cannot know which of them a node did on its own.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Act {
     /// Traffic between peers, from each of `from` to each of `to` (one way). Clients are not concerned.
@@ -159,9 +171,10 @@ pub enum Act {
     ClockOffset { node: NodeId, ms: i64 },
     /// The disk of a node fails in this way from now on.
     BreakDisk { node: NodeId, fault: DiskFault },
-    /// The disk of a node works again (a full one has space again).
+    /// The disk of a node works again (a full one has space again), and a [`Act::CrashAt`] that has not struck is off.
     MendDisk(NodeId),
-    /// The node dies at the n-th such call from now on (n from 1).
+    /// The node dies at the n-th such call from now on (n from 1); one that is down, from its next start on. Its death
+    /// by any means takes the trap away.
     CrashAt { node: NodeId, call: Syscall, n: u64 },
     /// Bytes of a node that is down are spoiled.
     Corrupt { node: NodeId, part: Part, damage: Damage },
@@ -175,4 +188,13 @@ pub enum Act {
     Provision(NodeId),
     /// A node that is not (or no longer) a member is stopped and forgotten.
     Retire(NodeId),
+    /// The directory of a node that is down is emptied, and its configuration names another lineage from now on, with the
+    /// same id, addresses, cluster name and secret: a node of another cluster in its place.
+    Refound(NodeId),
+    /// From its next start on the node is run by the other of two binaries, and by the first one after the next such
+    /// act. Not supported where the harness was given one binary only.
+    SwapBinary(NodeId),
+    /// From the clients' place so many connections are opened to a port, these bytes written on each, and all held open
+    /// for so long without reading, then dropped. Returns when they are open.
+    RawConnections { node: NodeId, port: Port, count: u32, bytes: Bytes, hold_ms: u64 },
 }
