@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use agora_history::RunData;
 use serde::{Deserialize, Serialize};
 
+#[doc(hidden)]
+pub mod testing;
+
 /// A promise that was broken, told so that a person can find it in the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
