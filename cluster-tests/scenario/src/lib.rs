@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod cluster;
+pub mod nemesis;
 pub mod recorder;
 pub mod rng;
 pub mod schedule;
