@@ -19,6 +19,7 @@ use agora_domain::{
     sku::SkuRefusal,
     transaction::Outcome,
 };
+use agora_planted::{self as planted, Bug};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -489,6 +490,9 @@ impl Checkout<'_> {
         // No coupon has been issued yet, so every code is unknown.
         let unknown = |code: &String| InvalidCoupon { code: code.clone(), reason: "UNKNOWN".to_owned() };
         if let Some(rejection) = answers.refusal(order.coupon_codes.iter().map(unknown).collect()) {
+            if planted::is(Bug::PartialTakeLeftAfterRefusal) {
+                std::mem::forget(answers.granted);
+            }
             return Err(Halt::Refuse(rejection, answers.decided_at));
         }
         let (lines, total) = match price_lines(&summed, &answers.granted) {
@@ -575,6 +579,10 @@ impl Checkout<'_> {
             grants: Grants { orders: vec![moving], ..Grants::default() },
         };
         if decided.changes.is_empty() {
+            let paid = was.steps.iter().any(|step| step.status == OrderStatus::Paid);
+            if paid && matches!(command, OrderCommand::Cancel { .. }) && planted::is(Bug::RefundBeyondCapture) {
+                self.refund_again(&was, &mut decided).await?;
+            }
             return Ok(decided);
         }
         let wallet = LedgerAccount::Wallet(was.account);
@@ -600,6 +608,7 @@ impl Checkout<'_> {
                         decided.legs = ledger::transfer(LedgerAccount::SalesRevenue, wallet, amount).into();
                         Some(AccountCommand::Refund { order, amount })
                     }
+                    _ if was.held && planted::is(Bug::HoldLeftAfterCancel) => None,
                     _ if was.held => Some(AccountCommand::ReleaseHold { order, amount }),
                     _ => None,
                 };
@@ -616,6 +625,17 @@ impl Checkout<'_> {
             OrderCommand::ConfirmReceipt => {}
         }
         Ok(decided)
+    }
+
+    /// What [`Bug::RefundBeyondCapture`] does.
+    async fn refund_again(&self, order: &Order, decided: &mut Decided) -> Step<()> {
+        let refund = AccountCommand::Refund { order: order.id, amount: order.total };
+        let grant = self.ask_account(order.account, refund, Vec::new()).await?;
+        decided.changes.extend(account_changes(&grant));
+        decided.grants.accounts.push(grant);
+        let wallet = LedgerAccount::Wallet(order.account);
+        decided.legs = ledger::transfer(LedgerAccount::SalesRevenue, wallet, order.total).into();
+        Ok(())
     }
 
     async fn move_stock(

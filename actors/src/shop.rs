@@ -18,6 +18,7 @@ use agora_apply::{TransactionResult, answer, schema};
 use agora_domain::{
     Account, Answer, Claim, Command, Entity, KeyRef, Order, Rejection, Sku, Transaction, transaction::Outcome,
 };
+use agora_planted::{self as planted, Bug};
 use agora_raft::{
     Boot, CallError, Journal, Lost, Pending, RaftConfig, RaftNode, ReadError as BarrierError, Refused, StartError,
     World,
@@ -334,6 +335,15 @@ impl Shop {
         self.inner.raft.journal()
     }
 
+    /// The time by which orders expire and ids are made.
+    pub(crate) fn order_time_ms(&self) -> i64 {
+        if planted::is(Bug::ExpiryByLocalClock) {
+            self.inner.world.clock.wall_ms()
+        } else {
+            self.journal().log_time_ms()
+        }
+    }
+
     pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
         self.inner.stopping.subscribe()
     }
@@ -365,7 +375,7 @@ impl Shop {
                     return self.ended(*result, maybe_sent, request.trace);
                 }
                 Attempt::Unknown => {
-                    maybe_sent = true;
+                    maybe_sent = !planted::is(Bug::LastAnswerWins);
                     WriteError::Unknown
                 }
                 Attempt::No(why) => why,
@@ -473,10 +483,26 @@ impl Shop {
             answered = call => match answered {
                 Ok(bytes) => crate::forward::read_reply(&bytes),
                 Err(CallError::NotSent) => Attempt::No(WriteError::NoLeader),
+                Err(CallError::Unknown) if planted::is(Bug::ForwardedTimeoutAnsweredOk) => self.as_if_done(request),
                 Err(CallError::Unknown) => Attempt::Unknown,
             },
             () = someone_else => Attempt::Unknown,
         }
+    }
+
+    /// What [`Bug::ForwardedTimeoutAnsweredOk`] answers.
+    fn as_if_done(&self, request: &WriteRequest) -> Attempt {
+        let (Command::PayOrder { order, .. } | Command::CancelOrder { order, .. } | Command::ShipOrder { order, .. }) =
+            &request.command
+        else {
+            return Attempt::Unknown;
+        };
+        let Ok(Some(order)) = schema::load::<Order>(self.inner.raft.rows().as_ref(), order.0.0) else {
+            return Attempt::Unknown;
+        };
+        let (trace, index) = (request.trace, self.inner.raft.applied_index());
+        let answer = Answer::Order { order: Box::new(order), no_change: false };
+        Attempt::done(Ok(Written { answer, index, replayed: false, trace }))
     }
 
     /// Decides as leader. Also called for other nodes, with `retry` as they say.
@@ -550,7 +576,7 @@ impl Shop {
         let checkout = Checkout {
             hosts: &self.inner.hosts,
             reign,
-            now_ms: journal.log_time_ms(),
+            now_ms: self.order_time_ms(),
             ids: &self.inner.ids,
             order_ttl_ms: self.inner.config.order_ttl_ms,
             turnstile: &self.inner.turnstile,
@@ -599,7 +625,7 @@ impl Shop {
         let Some(row) = answer::find_outcome(newest_first, key.hash, |keyspace, key| rows.get(keyspace, key))? else {
             return Ok(None);
         };
-        if row.fingerprint != key.fingerprint {
+        if row.fingerprint != key.fingerprint && !planted::is(Bug::AlteredBodyAnswered) {
             return Ok(Some(Err(WriteError::KeyReused)));
         }
         let answer = answer::restore(row.answer, |id| schema::load::<Order>(rows.as_ref(), id.0.0))?;
@@ -642,8 +668,11 @@ impl Shop {
                 let stale = || ReadError::Stale { have_ms: self.staleness().map(|age| age.as_millis() as u64) };
                 // What this node has told a client, it shows. The age is looked at after that wait: rows age in it.
                 let told = self.inner.acknowledged.load(Ordering::Relaxed);
-                self.inner.raft.wait_applied(told, deadline).await.map_err(|_| stale())?;
-                if self.staleness().is_none_or(|age| age > max_staleness) {
+                if !planted::is(Bug::AcknowledgedNotWaitedFor) {
+                    self.inner.raft.wait_applied(told, deadline).await.map_err(|_| stale())?;
+                }
+                let too_old = self.staleness().is_none_or(|age| age > max_staleness);
+                if too_old && !planted::is(Bug::StaleReadTakenForBounded) {
                     let asked = clock.monotonic();
                     reach = self.journal().read_barrier(patience).await.map_err(|_| stale())?;
                     self.note_fresh(asked, reach);
@@ -652,7 +681,7 @@ impl Shop {
                 }
             }
         }
-        if reach > 0 {
+        if reach > 0 && !planted::is(Bug::ReadDoesNotWaitForApply) {
             self.inner.raft.wait_applied(reach, deadline).await.map_err(|_| timed_out)?;
         }
         if let Some(min_index) = min_index {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agora_planted::{self as planted, Bug};
 use agora_storage::log::{Identity, LogOp};
 use agora_storage::meta::LogPosition;
 use parking_lot::Mutex;
@@ -95,18 +96,19 @@ impl Gate for NodeGate {
                 hello.node, hello.to, own.node
             ));
         }
-        if hello.lineage != own.lineage && own.lineage != 0 {
+        if hello.lineage != own.lineage && own.lineage != 0 && !planted::is(Bug::LineageUnchecked) {
             return Err(format!(
                 "node {} is of lineage {:032x}, this one of {:032x}: it survives from before a restore, or was made by another `create`",
                 hello.node, hello.lineage, own.lineage
             ));
         }
         let (members, committed) = self.seen.members();
-        if members.used_ids.contains(&hello.node) && !members.nodes.contains_key(&hello.node) {
+        let removed = members.used_ids.contains(&hello.node) && !members.nodes.contains_key(&hello.node);
+        if removed && !planted::is(Bug::NodeIdReused) {
             return Err(format!("node {} was removed from the cluster: join under a new id", hello.node));
         }
         let is_voter = members.configs.iter().any(|config| config.contains(&hello.node));
-        if is_voter && hello.last_log.index == 0 {
+        if is_voter && hello.last_log.index == 0 && !planted::is(Bug::WipedNodeVotes) {
             // A voter is given its log before it becomes one, and each first member writes its first entry itself.
             return Err(format!(
                 "node {} votes in this cluster but has an empty log: it was wiped; join under a new id",

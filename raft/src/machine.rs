@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use agora_planted::{self as planted, Bug};
 use agora_storage::rows::Rows;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
@@ -57,6 +58,7 @@ impl Syncer {
     /// Syncs rows of a generation; returns the index that is durable and written down as such.
     pub(crate) async fn sync(&self, generation: u64, rows: Arc<dyn Rows>) -> io::Result<u64> {
         let index = match self.exec {
+            _ if planted::is(Bug::PurgeBeyondSnapshot) => Ok(rows.applied()),
             Exec::Inline => rows.sync(),
             Exec::Threads => tokio::task::spawn_blocking(move || rows.sync()).await.map_err(io::Error::other)?,
         }

@@ -23,6 +23,15 @@ pub(crate) enum Op {
     Remove { keyspace: Keyspace, key: Vec<u8>, old_bytes: usize },
 }
 
+impl Op {
+    /// Which keyspace is changed.
+    pub(crate) fn keyspace(&self) -> Keyspace {
+        match self {
+            Op::Put { keyspace, .. } | Op::Remove { keyspace, .. } => *keyspace,
+        }
+    }
+}
+
 /// The changes of one entry, and what they do to the state digest.
 #[derive(Clone, Debug)]
 pub struct Batch {

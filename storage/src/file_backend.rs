@@ -14,6 +14,7 @@ use std::{
     },
 };
 
+use agora_planted::{self as planted, Bug};
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
@@ -39,7 +40,13 @@ impl StorageBackend for CountedFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync_data()
+        if planted::is(Bug::LogWithoutFsync) {
+            return Ok(());
+        }
+        match self.file.sync_data() {
+            Err(_) if planted::is(Bug::FsyncErrorIgnored) => Ok(()),
+            synced => synced,
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -29,6 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agora_planted::{self as planted, Bug};
 use fjall::{
     CompressionType, Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice, Snapshot,
 };
@@ -332,17 +333,23 @@ impl Rows for FjallRows {
         let version = batch.applied() + 1;
         let (handles, mut list_changed) = self.with_buckets(batch.buckets_written(), version)?;
         let mut out = self.new_batch(batch.len() + handles.outcomes.len() + 8);
+        // Only a planted bug commits some keyspaces later than others.
+        let mut later = goes_later(Keyspace::Feed).then(|| self.new_batch(batch.len()));
         let Writer { key, value, .. } = &mut *writer;
         for op in &batch.ops {
+            let out = match &mut later {
+                Some(later) if goes_later(op.keyspace()) => later,
+                _ => &mut out,
+            };
             match op {
                 Op::Put { keyspace, key: name, value: bytes, old_bytes } => {
                     if let Some(handle) = handles.get(*keyspace) {
-                        put(&mut out, handle, name, bytes, *old_bytes, key, value);
+                        put(out, handle, name, bytes, *old_bytes, key, value);
                     }
                 }
                 Op::Remove { keyspace, key: name, old_bytes } => {
                     if let Some(handle) = handles.get(*keyspace) {
-                        remove(&mut out, handle, name, *old_bytes, key);
+                        remove(out, handle, name, *old_bytes, key);
                     }
                 }
             }
@@ -360,6 +367,9 @@ impl Rows for FjallRows {
             put_bucket_list(&mut out, &handles, version);
         }
         out.commit().map_err(engine)?;
+        if let Some(later) = later {
+            later.commit().map_err(engine)?;
+        }
         self.version.store(version, Ordering::Release);
         if !dropped.is_empty() {
             self.delete_buckets(&dropped)?;
@@ -422,7 +432,8 @@ impl Rows for FjallRows {
         check_empty(self.version.load(Ordering::Acquire))?;
         let version = applied + 1;
         let handles = self.handles.read().clone();
-        let mut out = self.new_batch(handles.outcomes.len() + 8).durability(Some(PersistMode::SyncAll));
+        let durability = if planted::is(Bug::InstallNotFsynced) { PersistMode::Buffer } else { PersistMode::SyncAll };
+        let mut out = self.new_batch(handles.outcomes.len() + 8).durability(Some(durability));
         put_markers(&mut out, &handles, version);
         put_bucket_list(&mut out, &handles, version);
         out.commit().map_err(engine)?;
@@ -457,6 +468,15 @@ impl Drop for FjallRows {
         if let Some(background) = self.background.take() {
             background.stop();
         }
+    }
+}
+
+/// What the planted bugs of commits do to a batch: which keyspaces are committed after the others.
+fn goes_later(keyspace: Keyspace) -> bool {
+    match keyspace {
+        Keyspace::Meta => false,
+        Keyspace::Entity => planted::is(Bug::AppliedIndexWrittenFirst),
+        _ => planted::is(Bug::AppliedIndexWrittenFirst) || planted::is(Bug::ApplyNotAtomicOverKeyspaces),
     }
 }
 

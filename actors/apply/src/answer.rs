@@ -7,6 +7,7 @@ use agora_domain::{
     Answer, Order, OrderId,
     transaction::{OutcomeRow, StoredAnswer},
 };
+use agora_planted::{self as planted, Bug};
 use agora_storage::{Error, Keyspace, Result, key};
 
 use crate::schema;
@@ -67,7 +68,9 @@ pub fn find_outcome(
     get: impl Fn(Keyspace, &[u8]) -> Result<Option<Vec<u8>>>,
 ) -> Result<Option<OutcomeRow>> {
     for bucket in buckets {
-        if let Some(bytes) = get(Keyspace::Outcomes(bucket), &key::outcome(hash))? {
+        if let Some(bytes) = get(Keyspace::Outcomes(bucket), &key::outcome(hash))?
+            && !planted::is(Bug::KeyForgotten)
+        {
             return schema::decode(&bytes).map(Some);
         }
     }

@@ -18,6 +18,7 @@ use agora_domain::{
     ledger::{self, LedgerAccount, LedgerRow},
     transaction::{Outcome, OutcomeRow},
 };
+use agora_planted::{self as planted, Bug};
 use agora_storage::{
     Batch, Keyspace, LogPosition, StateHeader, StoredMembership,
     batch::VALUE_BYTES_MAX,
@@ -255,7 +256,7 @@ impl Machine {
                 let mut staged = Staged::default();
                 let mut result = EntryResult { at, entry_reign: reign, ..self.nothing_happened(position) };
                 for bytes in entry.transactions() {
-                    if reign != self.state.reign {
+                    if reign != self.state.reign && !planted::is(Bug::LeadershipFenceRemoved) {
                         result.results.push(TransactionResult::Fenced);
                         continue;
                     }
@@ -331,7 +332,12 @@ impl Machine {
         if staged.facts.is_empty() && staged.outcomes.is_empty() {
             return;
         }
-        let outcomes_hash = hash_outcomes(staged.outcomes.iter().map(|(hash, row)| (*hash, row.as_slice())));
+        let outcomes = staged.outcomes.iter().map(|(hash, row)| (*hash, row.as_slice()));
+        let outcomes_hash = if planted::is(Bug::UnorderedIterationInApply) {
+            hash_outcomes(planted::without_order(outcomes).into_iter())
+        } else {
+            hash_outcomes(outcomes)
+        };
         let entry =
             EntryFact { time_ms: at.time_ms, reign: self.state.reign, prev_head: self.state.chain_head, outcomes_hash };
         self.state.chain_head = chain(&entry, at.index, staged.facts.iter().map(|(_, row)| row.as_slice()));
@@ -360,7 +366,7 @@ impl Machine {
         if let Some(keyed) = transaction.key
             && let Some(first) = self.find_key(rows, staged, keyed.hash)?
         {
-            if first.fingerprint != keyed.fingerprint {
+            if first.fingerprint != keyed.fingerprint && !planted::is(Bug::AlteredBodyAnswered) {
                 return Ok(TransactionResult::KeyReused);
             }
             let orders = &mut self.orders;

@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+use agora_planted::{self as planted, Bug};
+
 use crate::entity::{At, Entity, Impossible};
 
 /// Flights one entity may have at once; beyond it the answer is *not now*. Bounds memory, far above what admission
@@ -99,19 +101,26 @@ impl<E: Entity> Live<E> {
         if self.flights.back().is_some_and(|flight| flight.alone) || self.flights.len() >= FLIGHTS_MAX {
             return Decision::NotNow;
         }
-        if !E::commutes(command) {
+        if !E::commutes(command) && !planted::is(Bug::SecondStatusChangeInFlight) {
             return self.ask_alone(command, own);
         }
-        match E::decide(self.floor.as_ref(), command) {
+        let looked_at = if planted::is(Bug::CheckOutsideTheActor) { &self.committed } else { &self.floor };
+        match E::decide(looked_at.as_ref(), command) {
             Ok(events) => {
                 if let Some(floor) = self.floor.as_mut() {
                     for event in &events {
                         floor.take(event);
+                        if planted::is(Bug::GiveBeforeCommit) {
+                            floor.give(event);
+                        }
                     }
                 }
                 self.grant(events, false)
             }
             Err(_) if self.flights.is_empty() => self.refuse_on(self.committed.as_ref(), command),
+            Err(refusal) if planted::is(Bug::FalseRefusalByOpenGrant) => {
+                Decision::Refused { refusal, decided_at: self.index }
+            }
             Err(_) => {
                 // True of what is committed: true now, whatever becomes of the flights' gives and takes later.
                 if let Err(refusal) = E::decide(self.committed.as_ref(), command) {
@@ -273,6 +282,9 @@ impl<E: Entity> Live<E> {
         if let Some(floor) = self.floor.as_mut() {
             for event in self.flights.iter().filter(|flight| !flight.alone).flat_map(|flight| &flight.events) {
                 floor.take(event);
+                if planted::is(Bug::GiveBeforeCommit) {
+                    floor.give(event);
+                }
             }
         }
     }

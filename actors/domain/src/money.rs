@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use agora_planted::{self as planted, Bug};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +77,10 @@ impl Money {
 
     /// `self × quantity`, or `None` beyond [`AMOUNT_MINOR_MAX`].
     pub fn times(self, quantity: u32) -> Option<Self> {
-        let minor = i128::from(self.minor) * i128::from(quantity);
+        let mut minor = i128::from(self.minor) * i128::from(quantity);
+        if planted::is(Bug::MoneyAsFloat) {
+            minor = planted::times_as_float(self.minor, quantity);
+        }
         in_range(minor).map(|minor| Self { minor, ..self })
     }
 

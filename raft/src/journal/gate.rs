@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agora_planted::{self as planted, Bug};
 use agora_storage::codec;
 use agora_storage::entry::{CheckpointBody, EntryBuilder, EntryHeader, EntryKind};
 use agora_storage::meta::LogPosition;
@@ -412,6 +413,11 @@ impl<O: Send + 'static> Gate<O> {
             return None;
         }
         state.base = Some((self.clock.wall_ms(), self.clock.monotonic()));
+        if planted::is(Bug::LeadershipFenceRemoved) {
+            // Nothing is waited for, and the reign bears the number of its term.
+            self.begin(state, Reign { number: term, term });
+            return None;
+        }
         let closed = self.close(state, EntryKind::Fence, 0, term, Vec::new(), Vec::new());
         state.fence = Some(closed.sequence);
         Some(closed)
@@ -485,7 +491,8 @@ impl<O: Send + 'static> Gate<O> {
 
     /// The engine did not take an entry, or dropped it.
     pub(super) fn on_refused(&self, sequence: u64, error: &ClientWriteError<TypeConfig>) {
-        let definite = !matches!(error, ClientWriteError::LogEntryDiscarded(_));
+        let discarded = matches!(error, ClientWriteError::LogEntryDiscarded(_));
+        let definite = !discarded || planted::is(Bug::DiscardedMeansNo);
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(flight) = state.flights.get_mut(&sequence) else { return };
@@ -595,13 +602,16 @@ impl<O: Send + 'static> Gate<O> {
         if ours {
             state.fence = None;
             if state.leading == Some(header.term) {
-                let reign = Reign { number, term: header.term };
-                state.reign = Some(reign);
-                self.counters.reigns.one();
                 tracing::info!(reign = number, term = header.term, index = at.index, "reign began");
-                self.reign.send_replace(Some(reign));
+                self.begin(state, Reign { number, term: header.term });
             }
         }
+    }
+
+    fn begin(&self, state: &mut State<O>, reign: Reign) {
+        state.reign = Some(reign);
+        self.counters.reigns.one();
+        self.reign.send_replace(Some(reign));
     }
 }
 

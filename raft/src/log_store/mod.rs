@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use agora_planted::{self as planted, Bug};
 use agora_storage::codec;
 use agora_storage::log::{LogOp, LogStore};
 use agora_storage::meta::LogPosition;
@@ -72,6 +73,8 @@ struct Queue {
     tasks: VecDeque<Task>,
     stopping: bool,
     failed: Option<String>,
+    /// What [`Bug::AckBeforePersist`] has acknowledged and not written.
+    unwritten: Vec<LogOp>,
 }
 
 enum Task {
@@ -418,6 +421,12 @@ impl Shared {
                 Task::Write { ops: more, .. } => ops.extend(more.iter().cloned()),
                 Task::Hard { .. } => hard_asked = true,
             }
+        }
+        if planted::is(Bug::AckBeforePersist) {
+            let only_appends = tasks.iter().all(|task| matches!(task, Task::Append { .. }));
+            let mut queue = self.queue.lock();
+            let later = if only_appends { ops.split_off(0) } else { Vec::new() };
+            ops.splice(..0, std::mem::replace(&mut queue.unwritten, later));
         }
         let mut vote = None;
         {

@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use agora_planted::{self as planted, Bug};
 use agora_storage::meta::LogPosition;
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,8 @@ impl Peers {
     /// Refuses a peer that is behind its past, otherwise remembers what it says. True when something changed that must
     /// be on disk soon (a new incarnation).
     pub(crate) fn admit(&mut self, hello: &Hello, committed: LogPosition) -> Result<bool, String> {
-        let known = self.by_id.get(&hello.node).copied().unwrap_or_default();
+        let known =
+            self.by_id.get(&hello.node).copied().filter(|_| !planted::is(Bug::WipedNodeVotes)).unwrap_or_default();
         let node = hello.node;
         if hello.incarnation < known.incarnation {
             return Err(format!(
