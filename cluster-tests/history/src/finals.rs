@@ -20,9 +20,12 @@ pub struct Finals {
 pub struct NodeFinals {
     /// Applied index.
     pub index: u64,
-    /// Digest of all rows, hex.
+    /// Index of the last checkpoint, at most `index`: nothing of the shop changed behind it.
+    #[serde(default)]
+    pub digest_index: u64,
+    /// Digest of all rows there, hex.
     pub digest: String,
-    /// Audit chain after that entry, hex.
+    /// Audit chain there, hex.
     pub chain_head: String,
     pub skus: BTreeMap<String, Sku>,
     pub stocks: BTreeMap<String, Stock>,

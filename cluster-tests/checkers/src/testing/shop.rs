@@ -146,6 +146,7 @@ impl Shop {
     pub fn finals(&self) -> NodeFinals {
         NodeFinals {
             index: self.index,
+            digest_index: self.index,
             digest: hash_text(self.chain ^ 7),
             chain_head: hash_text(mix(self.chain)),
             skus: self.skus.keys().map(|id| (id.clone(), self.sku(id))).collect(),
