@@ -48,7 +48,7 @@ use crate::{
     keyspaces::{Keyspace, Keyspaces},
     mem_rows::{owned, range_is_empty},
     row_format::{self, BUCKETS, CONTINUATION, Head, MARKER, ROW},
-    rows::{INGEST_ROWS_MAX, Row, RowOptions, RowStats, RowView, Rows, check_buckets, check_next},
+    rows::{INGEST_ROWS_MAX, Row, RowOptions, RowStats, RowView, Rows, check_buckets, check_next, goes_later},
 };
 
 const BUCKETS_VERSION: u8 = 1;
@@ -468,15 +468,6 @@ impl Drop for FjallRows {
         if let Some(background) = self.background.take() {
             background.stop();
         }
-    }
-}
-
-/// What the planted bugs of commits do to a batch: which keyspaces are committed after the others.
-fn goes_later(keyspace: Keyspace) -> bool {
-    match keyspace {
-        Keyspace::Meta => false,
-        Keyspace::Entity => planted::is(Bug::AppliedIndexWrittenFirst),
-        _ => planted::is(Bug::AppliedIndexWrittenFirst) || planted::is(Bug::ApplyNotAtomicOverKeyspaces),
     }
 }
 

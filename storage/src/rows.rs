@@ -9,6 +9,8 @@
 
 use std::ops::Bound;
 
+use agora_planted::{self as planted, Bug};
+
 use crate::{batch::Batch, error::Result, keyspaces::Keyspace};
 
 /// A row as it is handed out: key and value.
@@ -127,6 +129,15 @@ impl Default for RowOptions {
             background_sync_ms: 50,
             open_files: 256,
         }
+    }
+}
+
+/// What the planted bugs of commits do to a batch: which keyspaces are committed after the others.
+pub(crate) fn goes_later(keyspace: Keyspace) -> bool {
+    match keyspace {
+        Keyspace::Meta => false,
+        Keyspace::Entity => planted::is(Bug::AppliedIndexWrittenFirst),
+        _ => planted::is(Bug::AppliedIndexWrittenFirst) || planted::is(Bug::ApplyNotAtomicOverKeyspaces),
     }
 }
 
