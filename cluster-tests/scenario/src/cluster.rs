@@ -45,6 +45,10 @@ pub trait Cluster: Send + Sync + 'static {
     fn harness(&self) -> &'static str;
     /// Nodes that were created and not removed, ascending; some may be down.
     fn nodes(&self) -> Vec<NodeId>;
+    /// A node id that was never used in this cluster, for [`Act::Provision`].
+    fn fresh_id(&self) -> NodeId {
+        self.nodes().into_iter().max().unwrap_or(0) + 1
+    }
     /// Whether a node's process runs (a paused one does).
     fn is_up(&self, node: NodeId) -> bool;
     /// Since the beginning of the run. tokio timers run on the same clock.

@@ -52,6 +52,7 @@ pub struct Recorder {
     ops: AtomicU64,
     in_flight: AtomicU64,
     writes_in_flight: AtomicU64,
+    nodes: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -86,6 +87,7 @@ impl Recorder {
             ops: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             writes_in_flight: AtomicU64::new(0),
+            nodes: AtomicU64::new(0),
             inner: Mutex::default(),
         }
     }
@@ -122,6 +124,12 @@ impl Recorder {
     fn trace(&self, op: u64) -> String {
         // The upper half is the seed with a bit set, for an all-zero trace id is not valid.
         format!("{:016x}{op:016x}", self.seed | 1 << 63)
+    }
+
+    /// A node id that nobody else in this run was given, from what the cluster says is free.
+    pub fn fresh_node(&self, free: NodeId) -> NodeId {
+        let given = self.nodes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(free.max(last + 1)));
+        free.max(given.unwrap_or(0) + 1)
     }
 
     /// Counts a request as under way.

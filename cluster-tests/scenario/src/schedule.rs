@@ -154,6 +154,11 @@ impl Context {
         self.admin.targets(nodes).await
     }
 
+    /// A node id for [`Act::Provision`] that nobody else in this run was given.
+    pub fn fresh_node(&self) -> NodeId {
+        self.recorder.fresh_node(self.cluster.fresh_id())
+    }
+
     /// Requests under way.
     pub fn in_flight(&self) -> u64 {
         self.recorder.in_flight()
