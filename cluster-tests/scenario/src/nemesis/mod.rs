@@ -16,9 +16,22 @@ mod n03_bad_link;
 mod n04_pause;
 mod n05_kill;
 mod n06_power_loss;
+mod n07_crash_point;
+mod n08_disk;
+mod n09_quick_return;
+mod n10_rot;
+mod n11_forgetful;
+mod n12_churn;
+mod n13_snapshot;
+mod n14_versions;
+mod n15_clock;
+mod n16_old_copy;
+mod n17_strangers;
+mod n18_overlap;
 mod recover;
 mod round;
 mod scene;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -90,6 +103,18 @@ pub fn all() -> Vec<Arc<dyn Attack>> {
         Arc::new(n04_pause::Pause),
         Arc::new(n05_kill::Kill),
         Arc::new(n06_power_loss::PowerLoss),
+        Arc::new(n07_crash_point::CrashPoint),
+        Arc::new(n08_disk::Disk),
+        Arc::new(n09_quick_return::QuickReturn),
+        Arc::new(n10_rot::Rot),
+        Arc::new(n11_forgetful::Forgetful),
+        Arc::new(n12_churn::Churn),
+        Arc::new(n13_snapshot::Snapshot),
+        Arc::new(n14_versions::Versions),
+        Arc::new(n15_clock::Clock),
+        Arc::new(n16_old_copy::OldCopy),
+        Arc::new(n17_strangers::Strangers),
+        Arc::new(n18_overlap::Overlap),
     ]
 }
 

@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use agora_history::NodeId;
 use tokio::time::Instant;
 
-use super::scene::{Scene, only};
+use super::{
+    round::act_if_there,
+    scene::{Scene, only},
+};
 use crate::{
-    admin::Status,
+    admin::{Admin, Status},
     cluster::{Act, Link},
     rng::Rng,
     schedule::Context,
@@ -17,6 +20,9 @@ use crate::{
 pub const WHOLE_BOUND: Duration = Duration::from_secs(60);
 /// A healed majority that does not lead after so long has a defect.
 pub const QUORUM_BOUND: Duration = Duration::from_secs(20);
+/// A damaged node that does not follow the leader after so long is refused. Rebuilding rows takes seconds; a start that
+/// finds no peer to take them from gives up after 30.
+const RETURN_BOUND: Duration = Duration::from_secs(40);
 /// One step of an operator that is not done after so long has a defect.
 const STEP_BOUND: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
@@ -34,7 +40,7 @@ pub enum Recovery {
     Whole,
     /// These do not stay up.
     Hopeless(Vec<NodeId>),
-    /// The attack's time was over first; the runner heals and looks.
+    /// The attack's time was over first: the runner heals and looks.
     Over,
 }
 
@@ -48,7 +54,7 @@ pub async fn mend(context: &Context, nodes: &[NodeId]) -> Result<(), String> {
     context
         .act(Act::SetLinks { from: nodes.iter().copied().collect(), to: nodes.iter().copied().collect(), link })
         .await?;
-    context.act(Act::SetClientLinks { nodes: set, link }).await?;
+    act_if_there(context, Act::SetClientLinks { nodes: set, link }).await?;
     for node in nodes {
         mend_node(context, *node).await?;
     }
@@ -59,10 +65,10 @@ pub async fn mend(context: &Context, nodes: &[NodeId]) -> Result<(), String> {
 async fn mend_node(context: &Context, node: NodeId) -> Result<(), String> {
     for act in [Act::MendDisk(node), Act::Resume(node), Act::ClockOffset { node, ms: 0 }] {
         if context.cluster().supports(&act) {
-            context.act(act).await?;
+            act_if_there(context, act).await?;
         }
     }
-    context.act(Act::Start(node)).await
+    act_if_there(context, Act::Start(node)).await
 }
 
 /// Undoes everything.
@@ -77,7 +83,7 @@ pub async fn mend_all(context: &Context) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until every node runs and follows one leader; starts those that are down. `over` says whether the end of the
+/// Waits until every node runs and follows one leader; starts those that are down. `may_end` says whether the end of the
 /// attack's time ends the wait.
 ///
 /// # Errors
@@ -91,7 +97,7 @@ pub async fn recover(context: &Context, may_end: bool) -> Result<Recovery, Strin
                 let count = starts.entry(node).or_default();
                 *count += 1;
                 if *count <= STARTS_MAX {
-                    context.act(Act::Start(node)).await?;
+                    act_if_there(context, Act::Start(node)).await?;
                 }
             }
         }
@@ -113,6 +119,40 @@ pub async fn recover(context: &Context, may_end: bool) -> Result<Recovery, Strin
         // Longer with every start: a node that refuses to start must not be started a hundred times a second.
         let tries = starts.values().copied().max().unwrap_or(0);
         tokio::time::sleep(LOOK * (1 + tries.min(7))).await;
+    }
+}
+
+/// How a damaged node's start ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// It runs and follows.
+    Back,
+    /// It refuses to start, or its peers refuse it.
+    Refused,
+}
+
+/// Starts a node, as a supervisor would, until it follows the leader or it is clear that it will not.
+///
+/// # Errors
+/// An act that was not done.
+pub async fn comes_back(context: &Context, node: NodeId) -> Result<Return, String> {
+    let bound = Instant::now() + RETURN_BOUND;
+    let mut starts = 0;
+    loop {
+        if !context.cluster().is_up(node) {
+            starts += 1;
+            if starts > STARTS_MAX {
+                return Ok(Return::Refused);
+            }
+            context.act(Act::Start(node)).await?;
+        }
+        if is_whole(&context.admin().statuses().await, &[node]) {
+            return Ok(Return::Back);
+        }
+        if Instant::now() >= bound {
+            return Ok(Return::Refused);
+        }
+        tokio::time::sleep(LOOK * (1 + starts)).await;
     }
 }
 
@@ -159,7 +199,7 @@ pub async fn led_by(context: &Context, nodes: &[NodeId]) -> Result<(), String> {
     let bound = Instant::now() + QUORUM_BOUND;
     loop {
         for node in nodes {
-            context.act(Act::Start(*node)).await?;
+            act_if_there(context, Act::Start(*node)).await?;
         }
         let leads = |status: &Status| {
             status.is_leader && nodes.contains(&status.node) && status.members.iter().any(|member| member.1)
@@ -178,27 +218,51 @@ pub async fn led_by(context: &Context, nodes: &[NodeId]) -> Result<(), String> {
     }
 }
 
-/// Repeats an operator's request, at this node and that, until it is done or refused for good.
+/// What an operator may insist on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// This node is a member, without a vote.
+    Add(NodeId),
+    /// It has a vote.
+    Promote(NodeId),
+    /// It is no member.
+    Remove(NodeId),
+    /// It writes a snapshot file.
+    Snapshot(NodeId),
+}
+
+async fn run(admin: &Admin, via: NodeId, errand: Errand) -> Result<(), String> {
+    match errand {
+        Errand::Add(node) => admin.add(via, node).await,
+        Errand::Promote(node) => admin.promote(via, node).await,
+        Errand::Remove(node) => match admin.remove(via, node).await {
+            // An earlier attempt may have done it without saying so.
+            Err(error) if error.contains("NOT_FOUND") => Ok(()),
+            other => other,
+        },
+        Errand::Snapshot(node) => admin.snapshot(node).await.map(drop),
+    }
+}
+
+/// Repeats an operator's request, at this node and that, until it is done or refused for good. Those to `avoid` are not
+/// asked.
 ///
 /// # Errors
 /// The last answer.
-pub async fn insist<F>(context: &Context, avoid: &[NodeId], mut request: F) -> Result<(), String>
-where
-    F: AsyncFnMut(NodeId) -> Result<(), String>,
-{
+pub async fn insist(context: &Context, avoid: &[NodeId], errand: Errand) -> Result<(), String> {
     let bound = Instant::now() + STEP_BOUND;
     let mut last = "nobody to ask".to_owned();
     loop {
         let nodes = context.cluster().nodes();
         for via in nodes.into_iter().filter(|node| context.cluster().is_up(*node) && !avoid.contains(node)) {
-            match request(via).await {
+            match run(context.admin(), via, errand).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.contains("NODE_ID_REUSED") => return Err(error),
                 Err(error) => last = error,
             }
         }
         if Instant::now() >= bound {
-            return Err(format!("not done within {STEP_BOUND:?}: {last}"));
+            return Err(format!("{errand:?} was not done within {STEP_BOUND:?}: {last}"));
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -212,7 +276,7 @@ pub async fn enlist(context: &Context, avoid: &[NodeId]) -> Result<NodeId, Strin
     let node = add_learner(context, avoid).await?;
     let mut avoid = avoid.to_vec();
     avoid.push(node);
-    insist(context, &avoid, async |via| context.admin().promote(via, node).await).await?;
+    insist(context, &avoid, Errand::Promote(node)).await?;
     Ok(node)
 }
 
@@ -221,14 +285,13 @@ pub async fn enlist(context: &Context, avoid: &[NodeId]) -> Result<NodeId, Strin
 /// # Errors
 /// A step that was not done.
 pub async fn add_learner(context: &Context, avoid: &[NodeId]) -> Result<NodeId, String> {
-    let members = context.admin().statuses().await.into_iter().flat_map(|status| status.members);
-    let known = members.map(|member| member.0).chain(context.cluster().nodes()).max().unwrap_or(0);
     let mut last = String::new();
-    for node in (known + 1..).take(IDS_MAX as usize) {
+    for _ in 0..IDS_MAX {
+        let node = context.fresh_node();
         context.act(Act::Provision(node)).await?;
         let mut elsewhere = avoid.to_vec();
         elsewhere.push(node);
-        match insist(context, &elsewhere, async |via| context.admin().add(via, node).await).await {
+        match insist(context, &elsewhere, Errand::Add(node)).await {
             Ok(()) => return Ok(node),
             Err(error) if error.contains("NODE_ID_REUSED") => {
                 context.act(Act::Retire(node)).await?;
@@ -245,12 +308,7 @@ pub async fn add_learner(context: &Context, avoid: &[NodeId]) -> Result<NodeId, 
 /// # Errors
 /// A step that was not done.
 pub async fn dismiss(context: &Context, node: NodeId) -> Result<(), String> {
-    insist(context, &[node], async |via| match context.admin().remove(via, node).await {
-        // An earlier attempt may have done it without saying so.
-        Err(error) if error.contains("NOT_FOUND") => Ok(()),
-        other => other,
-    })
-    .await?;
+    insist(context, &[node], Errand::Remove(node)).await?;
     context.act(Act::Retire(node)).await
 }
 

@@ -126,7 +126,7 @@ impl Round {
 pub async fn take(context: &Context, steps: &[Step]) -> Result<(), String> {
     for step in steps {
         match step {
-            Step::Do(act) => context.act(act.clone()).await?,
+            Step::Do(act) => act_if_there(context, act.clone()).await?,
             Step::Wait(ms) => {
                 context.pause(Duration::from_millis(*ms)).await;
             }
@@ -142,6 +142,44 @@ pub async fn take(context: &Context, steps: &[Step]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Does something to nodes, unless an operator took one of them away meanwhile.
+///
+/// # Errors
+/// It was not done though all its nodes are there.
+pub async fn act_if_there(context: &Context, act: Act) -> Result<(), String> {
+    let concerned = nodes_of(&act);
+    let done = context.act(act).await;
+    let there = context.cluster().nodes();
+    if concerned.iter().all(|node| there.contains(node)) { done } else { Ok(()) }
+}
+
+/// Whom an act concerns.
+fn nodes_of(act: &Act) -> BTreeSet<NodeId> {
+    match act {
+        Act::SetLinks { from, to, .. } => from.union(to).copied().collect(),
+        Act::SetClientLinks { nodes, .. } | Act::ResetConnections { nodes } => nodes.clone(),
+        Act::HealNetwork => BTreeSet::new(),
+        Act::Kill(nodes) | Act::PowerLoss(nodes) => nodes.clone(),
+        Act::Stop(node)
+        | Act::Start(node)
+        | Act::Pause(node)
+        | Act::Resume(node)
+        | Act::MendDisk(node)
+        | Act::KeepDirectory(node)
+        | Act::RestoreDirectory(node)
+        | Act::Wipe(node)
+        | Act::Provision(node)
+        | Act::Retire(node)
+        | Act::Refound(node)
+        | Act::SwapBinary(node)
+        | Act::ClockOffset { node, .. }
+        | Act::BreakDisk { node, .. }
+        | Act::CrashAt { node, .. }
+        | Act::Corrupt { node, .. }
+        | Act::RawConnections { node, .. } => BTreeSet::from([*node]),
+    }
 }
 
 async fn ask(context: &Context, wish: &Wish) {
