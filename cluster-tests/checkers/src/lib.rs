@@ -8,8 +8,18 @@ use std::collections::BTreeMap;
 use agora_history::RunData;
 use serde::{Deserialize, Serialize};
 
+mod c01_model;
+mod c04_conservation;
+mod c05_acknowledged;
+mod c06_one_effect;
+mod c07_transitions;
+mod c09_digest;
+mod model;
+mod report;
+
 #[doc(hidden)]
 pub mod testing;
+mod words;
 
 /// A promise that was broken, told so that a person can find it in the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,5 +57,12 @@ pub type Checker = fn(&RunData) -> Checked;
 
 /// All checkers, C1 to C11.
 pub fn all() -> Vec<Checker> {
-    vec![]
+    vec![
+        c01_model::check,
+        c04_conservation::check,
+        c05_acknowledged::check,
+        c06_one_effect::check,
+        c07_transitions::check,
+        c09_digest::check,
+    ]
 }

@@ -1,0 +1,95 @@
+//! C6: one key, one effect, one answer.
+//!
+//! All definite answers under a key are those of one request, and equal to the byte and the index. A request that comes
+//! with a key that another one has is not decided and leaves nothing. The feed tells of at most one request per key,
+//! and of each once: its events stand together.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use agora_history::{Call, FeedEvent, Reply, RunData};
+
+use crate::{Checked, report::Report};
+
+/// Checks a run.
+pub fn check(data: &RunData) -> Checked {
+    let mut report = Report::new("C6", "one key has one effect and one answer");
+    let empty = Vec::new();
+    let feed = data.feeds.values().next().unwrap_or(&empty);
+    let effects = effects(feed, &mut report);
+    let mut keys: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
+    for call in data.calls.iter().filter(|call| call.request.is_write()) {
+        match &call.key {
+            Some(key) => keys.entry(key).or_default().push(call),
+            None => report.find("a write without a key", &[call.op], call.index),
+        }
+    }
+    report.looked_at(keys.len() as u64);
+    let mut reused = 0u64;
+    for (key, calls) in &keys {
+        reused += u64::from(calls.iter().any(|call| call.trace != calls[0].trace));
+        one_answer(key, calls, &mut report);
+        one_effect(key, calls, &effects, &mut report);
+    }
+    report.figure("keys_with_several_requests", reused as f64);
+    report.figure("replayed_answers", data.calls.iter().filter(|call| call.replayed).count() as f64);
+    report.done()
+}
+
+/// Trace ids that have an effect. Events of one request that do not stand together are two effects.
+fn effects<'a>(feed: &'a [FeedEvent], report: &mut Report) -> HashSet<&'a str> {
+    let mut seen = HashSet::new();
+    let mut last = (0, "");
+    for event in feed.iter().filter(|event| event.trace_id.bytes().any(|digit| digit != b'0')) {
+        let this = (event.index, event.trace_id.as_str());
+        if this != last && !seen.insert(this.1) {
+            report.find(format!("the request of trace {} took effect twice", this.1), &[], Some(event.index));
+        }
+        last = this;
+    }
+    seen
+}
+
+fn is_definite(call: &Call) -> bool {
+    matches!(call.reply, Reply::Yes { .. } | Reply::Refused { .. })
+}
+
+fn one_answer(key: &str, calls: &[&Call], report: &mut Report) {
+    let mut definite = calls.iter().filter(|call| is_definite(call));
+    let Some(first) = definite.next() else { return };
+    for other in definite {
+        let differs = if other.request != first.request {
+            "were given to different requests"
+        } else if other.index != first.index {
+            "name different entries"
+        } else if other.body_hash != first.body_hash || other.reply != first.reply {
+            "differ"
+        } else {
+            continue;
+        };
+        let what = format!("answers under the key {key} {differs}: {:?}, {:?}", first.reply, other.reply);
+        report.find(what, &[first.op, other.op], other.index);
+    }
+}
+
+fn one_effect(key: &str, calls: &[&Call], effects: &HashSet<&str>, report: &mut Report) {
+    let mut traces: HashMap<&str, &Call> = HashMap::new();
+    let mut in_order: Vec<&Call> = Vec::new();
+    for call in calls {
+        if traces.insert(call.trace.as_str(), call).is_none() {
+            in_order.push(call);
+        }
+    }
+    let decided = calls.iter().find(|call| is_definite(call));
+    let effective: Vec<&&Call> = in_order.iter().filter(|call| effects.contains(call.trace.as_str())).collect();
+    let ops = || effective.iter().map(|call| call.op).collect::<Vec<u64>>();
+    if effective.len() > 1 {
+        report.find(format!("{} requests under the key {key} took effect", effective.len()), &ops(), None);
+    }
+    if let (Some(decided), Some(other)) = (decided, effective.first())
+        && decided.trace != other.trace
+        && decided.request != other.request
+    {
+        let what = format!("the key {key} belongs to {:?}, and {:?} took effect", decided.request, other.request);
+        report.find(what, &[decided.op, other.op], decided.index);
+    }
+}
