@@ -14,12 +14,15 @@
 //!
 //! The bench shares no code with the product: what it knows of Agora, it knows from the API's description.
 
+pub mod adversary;
 pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod load;
 pub mod money;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod ports;
 pub mod raw;
 pub mod settings;

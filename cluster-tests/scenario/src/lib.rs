@@ -11,6 +11,7 @@ pub mod codec;
 pub mod collect;
 pub mod nemesis;
 pub mod recorder;
+pub mod report;
 pub mod rng;
 pub mod runner;
 pub mod schedule;
