@@ -10,6 +10,8 @@
 //! are never destroyed: no promise speaks of that.
 
 mod campaign;
+#[cfg(test)]
+mod fake;
 mod n01_partition;
 mod n02_one_way;
 mod n03_bad_link;
@@ -31,6 +33,8 @@ mod n18_overlap;
 mod recover;
 mod round;
 mod scene;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{sync::Arc, time::Duration};

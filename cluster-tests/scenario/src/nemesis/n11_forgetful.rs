@@ -75,7 +75,7 @@ async fn wiped(context: &Context, node: NodeId, rng: &mut Rng, scene: &Scene) ->
     context.act(Act::Wipe(node)).await?;
     watch::knocks(context, node, tip, rng).await?;
     if scene.can_all(&[Act::Pause(1), Act::Resume(1)]) && rng.per_mille(600) {
-        recover::led_by(context, &voters_but(scene, node)).await?;
+        recover::led(context, &voters_but(scene, node)).await?;
         let leader = context.leader().await.unwrap_or(scene.leader);
         let time = Duration::from_millis(rng.between(1_500, 3_000));
         watch::no_majority_with(context, node, leader, &scene.voters, time).await?;

@@ -67,7 +67,7 @@ impl Attack for Overlap {
             }
             context.pause(Duration::from_millis(hold)).await;
             recover::mend(context, &majority).await?;
-            recover::led_by(context, &majority).await?;
+            recover::led(context, &majority).await?;
             context.pause(Duration::from_millis(alone)).await;
             recover::mend_all(context).await?;
             context.end_fault(fault);

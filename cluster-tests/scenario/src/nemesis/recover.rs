@@ -191,31 +191,37 @@ pub async fn look(context: &Context) -> Option<Scene> {
     voters.contains(&leader).then(|| Scene::new(leader, voters, uncut, context.cluster().clone()))
 }
 
-/// Waits until one of these leads.
+/// Waits until these have a leader: one of them, or another that one of them follows.
 ///
 /// # Errors
-/// None does within [`QUORUM_BOUND`] though they are a majority and healed.
-pub async fn led_by(context: &Context, nodes: &[NodeId]) -> Result<(), String> {
+/// They have none within [`QUORUM_BOUND`] though they are a majority and healed.
+pub async fn led(context: &Context, nodes: &[NodeId]) -> Result<(), String> {
     let bound = Instant::now() + QUORUM_BOUND;
     loop {
         for node in nodes {
             act_if_there(context, Act::Start(*node)).await?;
         }
-        let leads = |status: &Status| {
-            status.is_leader && nodes.contains(&status.node) && status.members.iter().any(|member| member.1)
-        };
         let statuses = context.admin().statuses().await;
-        if statuses.iter().any(leads) || context.is_over() {
+        if is_led(&statuses, nodes) || context.is_over() {
             return Ok(());
         }
         if Instant::now() >= bound {
             return Err(format!(
-                "a healed majority {nodes:?} found no leader within {QUORUM_BOUND:?}: {}",
+                "a healed majority {nodes:?} has no leader within {QUORUM_BOUND:?}: {}",
                 brief(&statuses)
             ));
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whether the one who leads in the highest term is one of these, or one of these follows it.
+fn is_led(statuses: &[Status], nodes: &[NodeId]) -> bool {
+    let leader = statuses.iter().filter(|status| status.is_leader).max_by_key(|status| status.term);
+    leader.is_some_and(|leader| {
+        let follows = |status: &Status| status.leader == Some(leader.node) && status.term == leader.term;
+        statuses.iter().any(|status| nodes.contains(&status.node) && (status.node == leader.node || follows(status)))
+    })
 }
 
 /// What an operator may insist on.
@@ -343,6 +349,16 @@ mod tests {
             members: vec![(1, true), (2, true), (3, true)],
             ..Status::default()
         }
+    }
+
+    #[test]
+    fn a_majority_is_led_by_one_of_its_own_or_by_whom_one_of_it_follows() {
+        assert!(is_led(&[status(1, 1), status(2, 1)], &[1, 2]));
+        assert!(is_led(&[status(1, 3), status(2, 3), status(3, 3)], &[1, 2]));
+        assert!(!is_led(&[status(1, 3), status(2, 3)], &[1, 2]), "the leader they name does not answer");
+        let old = Status { term: 2, ..status(3, 3) };
+        assert!(!is_led(&[status(1, 4), status(2, 4), old], &[1, 2]), "it leads in a term that is over");
+        assert!(!is_led(&[], &[1, 2]));
     }
 
     #[test]
