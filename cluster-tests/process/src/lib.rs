@@ -5,6 +5,7 @@
 //! - [`net`]: a namespace per machine and a wire between them that loses, delays, doubles, reorders and throttles packets.
 //! - [`volume`]: a disk in a file, whose power can go.
 //! - [`clock`]: a wall clock per node that can be set wrong.
+//! - [`disk`]: what disks do to nodes: calls that fail or are the last one, bytes that rot, and two runs made of that.
 //! - [`machine`]: one node's process, disk, clock and configuration.
 //! - [`client`]: HTTP from the clients' machine.
 //! - [`processes`]: all of it as the [`Cluster`](agora_scenario::cluster::Cluster) that scenarios attack.
@@ -14,6 +15,7 @@
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod inside;
 mod kernel;
 pub mod machine;
