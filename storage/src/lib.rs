@@ -36,6 +36,7 @@ pub mod snapshot;
 
 mod file_backend;
 mod journal_cut;
+mod mem_faults;
 mod row_format;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use error::{Error, Result};
 pub use keyspaces::{Keyspace, Keyspaces};
 pub use log::{Identity, LogBounds, LogOp, LogStore, PurgeMark};
 pub use mem_disk::MemDisk;
+pub use mem_faults::{MemCall, MemFault, Spoil};
 pub use mem_rows::MemRows;
 pub use meta::{LogPosition, StateHeader, StoredMembership};
 pub use open::{Expect, NewIdentity, Opened, open};

@@ -1,12 +1,14 @@
 //! A disk in memory: survives a restart, and forgets what was not synced when it crashes.
 //!
 //! A simulation gives every node one of these. Clones are the same disk. Opening again after the old handles were dropped
-//! is a restart; [`MemDisk::crash`] is a power cut: all handles are dead from then on, and of what was written but not
-//! synced only some survives, chosen by a seed. The log runs the real redb on a [`redb::StorageBackend`]; the rows
-//! are [`crate::mem_rows::MemRows`].
+//! is a restart. [`MemDisk::kill`] ends the process that has it open: all handles are dead, all that was written stays.
+//! [`MemDisk::crash`] is a power cut: of what was written but not synced only some survives, chosen by a seed, some of it
+//! torn at a sector. [`MemDisk::fail`] makes it answer with errors, [`MemDisk::crash_at`] ends the process in the middle
+//! of its work, and what is stored can be spoiled. The log runs the real redb on a [`redb::StorageBackend`]; the rows are
+//! [`crate::mem_rows::MemRows`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Cursor, Seek, SeekFrom, Write},
     sync::{
         Arc,
@@ -14,18 +16,22 @@ use std::{
     },
 };
 
+use agora_planted::{self as planted, Bug};
 use parking_lot::Mutex;
 
 use crate::{
     disk::{Disk, DiskUsage, OpenedRows, ReadSeekSend, SnapshotFile, SnapshotInfo, check_snapshot_name},
     error::{Error, Result},
     log::LogStore,
+    mem_faults::{Faults, MemCall, MemFault, Spoil},
     mem_rows::Shared,
     rows::Rows,
 };
 
 /// Writes of the log that a crash can take back, at most; older ones count as synced.
 const UNSYNCED_WRITES_MAX: usize = 100_000;
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
 
 /// A disk in memory.
 #[derive(Clone, Default)]
@@ -37,7 +43,10 @@ pub struct MemDisk {
 struct Inner {
     log: Arc<MemFile>,
     generations: BTreeMap<u64, Arc<Shared>>,
+    /// Generations that cannot be accounted for.
+    spoiled: BTreeSet<u64>,
     snapshots: BTreeMap<String, Arc<[u8]>>,
+    faults: Arc<Faults>,
 }
 
 impl MemDisk {
@@ -50,6 +59,7 @@ impl MemDisk {
     /// the same seed on the same disk picks the same.
     pub fn crash(&self, seed: u64) {
         let inner = self.inner.lock();
+        inner.faults.reset_calls();
         let mut random = SplitMix(seed);
         inner.log.crash(&mut random);
         for shared in inner.generations.values() {
@@ -57,7 +67,61 @@ impl MemDisk {
         }
     }
 
-    /// A copy of the whole disk, with a life of its own.
+    /// The process that has it open is killed. Every handle on this disk is dead; all that was written stays, and what was
+    /// not synced is still lost by a later power cut.
+    pub fn kill(&self) {
+        let inner = self.inner.lock();
+        inner.faults.reset_calls();
+        inner.log.kill();
+        for shared in inner.generations.values() {
+            shared.kill();
+        }
+    }
+
+    /// It fails in this way from now on.
+    pub fn fail(&self, fault: MemFault) {
+        self.inner.lock().faults.add(fault);
+    }
+
+    /// It works again, and nothing is counted down any more.
+    pub fn mend(&self) {
+        self.inner.lock().faults.mend();
+    }
+
+    /// `tripped` is called at the n-th such call from now on (n from 1), and nothing works after it until
+    /// [`MemDisk::kill`] or [`MemDisk::crash`].
+    pub fn crash_at(&self, call: MemCall, n: u64, tripped: Box<dyn Fn() + Send + Sync>) {
+        self.inner.lock().faults.crash_at(call, n, tripped);
+    }
+
+    /// Spoils the log while it is not open. True if anything was changed.
+    pub fn spoil_log(&self, spoil: Spoil) -> bool {
+        let log = self.inner.lock().log.clone();
+        let mut state = log.state.lock();
+        state.unsynced.clear();
+        spoil.apply(&mut state.data)
+    }
+
+    /// Spoils the rows while they are not open: what is found so is given up, as a directory's would be. True if there
+    /// are any.
+    pub fn spoil_rows(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(newest) = inner.generations.keys().next_back().copied() else { return false };
+        inner.spoiled.insert(newest);
+        true
+    }
+
+    /// Spoils the newest snapshot. True if there is one.
+    pub fn spoil_snapshot(&self, spoil: Spoil) -> bool {
+        let mut inner = self.inner.lock();
+        let Some((_, bytes)) = inner.snapshots.iter_mut().next_back() else { return false };
+        let mut copy = bytes.to_vec();
+        let changed = spoil.apply(&mut copy);
+        *bytes = copy.into();
+        changed
+    }
+
+    /// A copy of the whole disk, with a life of its own and without faults.
     pub fn fork(&self) -> MemDisk {
         let inner = self.inner.lock();
         MemDisk {
@@ -68,7 +132,9 @@ impl MemDisk {
                     .iter()
                     .map(|(generation, shared)| (*generation, Arc::new(shared.fork())))
                     .collect(),
+                spoiled: inner.spoiled.clone(),
                 snapshots: inner.snapshots.clone(),
+                faults: Arc::default(),
             })),
         }
     }
@@ -91,7 +157,10 @@ impl MemDisk {
 
 impl Disk for MemDisk {
     fn open_log(&self) -> Result<LogStore> {
-        let file = self.inner.lock().log.clone();
+        let (file, faults) = {
+            let inner = self.inner.lock();
+            (inner.log.clone(), inner.faults.clone())
+        };
         let epoch = {
             let mut state = file.state.lock();
             if state.open {
@@ -101,7 +170,7 @@ impl Disk for MemDisk {
             state.epoch
         };
         let syncs = Arc::new(AtomicU64::new(0));
-        let backend = || Ok(MemBackend { file: file.clone(), epoch, syncs: syncs.clone() });
+        let backend = || Ok(MemBackend { file: file.clone(), epoch, syncs: syncs.clone(), faults: faults.clone() });
         LogStore::open(backend, syncs.clone()).map_err(|error| {
             file.state.lock().open = false;
             match error {
@@ -114,7 +183,14 @@ impl Disk for MemDisk {
     }
 
     fn open_rows(&self, generation: u64, synced_index: u64) -> Result<OpenedRows> {
-        let shared = self.inner.lock().generations.get(&generation).cloned();
+        let (shared, faults, spoiled) = {
+            let inner = self.inner.lock();
+            let shared = inner.generations.get(&generation).cloned();
+            (shared, inner.faults.clone(), inner.spoiled.contains(&generation))
+        };
+        if spoiled {
+            return Ok(OpenedRows::Lost { reason: format!("generation {generation} is damaged") });
+        }
         let Some(shared) = shared else {
             return Ok(OpenedRows::Lost { reason: format!("generation {generation} is missing") });
         };
@@ -129,26 +205,30 @@ impl Disk for MemDisk {
                 ),
             });
         }
-        Ok(OpenedRows::Ready(Arc::new(shared.handle())))
+        Ok(OpenedRows::Ready(Arc::new(shared.handle_with(faults))))
     }
 
     fn create_rows(&self, generation: u64) -> Result<Arc<dyn Rows>> {
         let shared = Arc::new(Shared::default());
-        let rows = shared.handle();
-        self.inner.lock().generations.insert(generation, shared);
+        let mut inner = self.inner.lock();
+        let rows = shared.handle_with(inner.faults.clone());
+        inner.generations.insert(generation, shared);
+        inner.spoiled.remove(&generation);
         Ok(Arc::new(rows))
     }
 
     fn finish_rows(&self, generation: u64) -> Result<()> {
-        let shared = self.inner.lock().generations.get(&generation).cloned();
-        match shared {
-            Some(shared) => shared.handle().sync().map(drop),
+        let inner = self.inner.lock();
+        match inner.generations.get(&generation) {
+            Some(shared) => shared.handle_with(inner.faults.clone()).sync().map(drop),
             None => Err(Error::Missing(format!("row generation {generation} is missing"))),
         }
     }
 
     fn remove_rows(&self, generation: u64) -> Result<()> {
-        self.inner.lock().generations.remove(&generation);
+        let mut inner = self.inner.lock();
+        inner.generations.remove(&generation);
+        inner.spoiled.remove(&generation);
         Ok(())
     }
 
@@ -217,7 +297,13 @@ impl Seek for MemSnapshot {
 impl SnapshotFile for MemSnapshot {
     fn finish(self: Box<Self>) -> Result<()> {
         let bytes = self.bytes.into_inner().into();
-        self.disk.inner.lock().snapshots.insert(self.name, bytes);
+        let mut inner = self.disk.inner.lock();
+        inner
+            .faults
+            .grow()
+            .and_then(|()| inner.faults.call(MemCall::Rename))
+            .map_err(Error::io("finish a snapshot"))?;
+        inner.snapshots.insert(self.name, bytes);
         Ok(())
     }
 }
@@ -285,6 +371,17 @@ impl Unsynced {
             Unsynced::Length { new_bytes, .. } => data.resize(*new_bytes, 0),
         }
     }
+
+    /// Of a write, some sectors get through.
+    fn tear(&self, data: &mut Vec<u8>, random: &mut SplitMix) {
+        let Unsynced::Write { offset, new, .. } = self else { return };
+        for (number, part) in new.chunks(SECTOR_BYTES).enumerate() {
+            if random.next().is_multiple_of(2) {
+                let at = offset + number * SECTOR_BYTES;
+                Unsynced::Write { offset: at, old: Vec::new(), new: part.to_vec() }.redo(data);
+            }
+        }
+    }
 }
 
 impl MemFile {
@@ -299,10 +396,20 @@ impl MemFile {
         }
         for write in &unsynced {
             // Lengths are metadata, which file systems keep in order: they stay with the writes that needed them.
-            if matches!(write, Unsynced::Length { .. }) || random.next().is_multiple_of(2) {
-                write.redo(&mut state.data);
+            match random.next() % 8 {
+                _ if matches!(write, Unsynced::Length { .. }) => write.redo(&mut state.data),
+                0..4 => write.redo(&mut state.data),
+                4 => write.tear(&mut state.data, random),
+                _ => {}
             }
         }
+    }
+
+    fn kill(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.open = false;
+        state.writes_left = None;
     }
 
     fn fork(&self) -> MemFile {
@@ -313,11 +420,11 @@ impl MemFile {
     }
 }
 
-#[derive(Debug)]
 struct MemBackend {
     file: Arc<MemFile>,
     epoch: u64,
     syncs: Arc<AtomicU64>,
+    faults: Arc<Faults>,
 }
 
 impl MemBackend {
@@ -327,6 +434,12 @@ impl MemBackend {
             return Err(io::Error::other("the disk in memory has crashed"));
         }
         Ok(state)
+    }
+}
+
+impl std::fmt::Debug for MemBackend {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("MemBackend").field("epoch", &self.epoch).finish_non_exhaustive()
     }
 }
 
@@ -350,6 +463,9 @@ impl redb::StorageBackend for MemBackend {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.state()?;
         state.spend(1)?;
+        if len > state.data.len() as u64 {
+            self.faults.grow()?;
+        }
         let (old_bytes, new_bytes) = (state.data.len(), len as usize);
         let old = state.data.get(new_bytes..).unwrap_or_default().to_vec();
         state.data.resize(new_bytes, 0);
@@ -361,13 +477,20 @@ impl redb::StorageBackend for MemBackend {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state()?;
         state.spend(0)?;
-        state.unsynced.clear();
+        match self.faults.log_sync() {
+            Err(_) if planted::is(Bug::FsyncErrorIgnored) => return Ok(()),
+            synced => synced?,
+        }
+        if !planted::is(Bug::LogWithoutFsync) {
+            state.unsynced.clear();
+        }
         Ok(())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state()?;
         state.spend(1)?;
+        self.faults.log_write()?;
         let from = offset as usize;
         let place = state.data.get_mut(from..from + bytes.len()).ok_or_else(|| beyond_end(offset, bytes.len()))?;
         let old = place.to_vec();

@@ -10,13 +10,15 @@ use std::{
     sync::Arc,
 };
 
+use agora_planted::{self as planted, Bug};
 use parking_lot::Mutex;
 
 use crate::{
     batch::{Batch, Op},
     error::{Error, Result},
     keyspaces::Keyspace,
-    rows::{INGEST_ROWS_MAX, Row, RowStats, RowView, Rows, check_buckets, check_next},
+    mem_faults::Faults,
+    rows::{INGEST_ROWS_MAX, Row, RowStats, RowView, Rows, check_buckets, check_next, goes_later},
 };
 
 /// Rows fetched per lock of the store during a scan.
@@ -31,6 +33,7 @@ const UNSYNCED_BATCHES_MAX: u64 = 100_000;
 pub struct MemRows {
     shared: Arc<Shared>,
     epoch: u64,
+    faults: Arc<Faults>,
 }
 
 /// What all handles of one generation share, and what survives a restart.
@@ -143,9 +146,11 @@ impl State {
 
     /// Takes back everything written after `version`.
     fn rewind(&mut self, version: u64) {
-        for space in self.spaces.values_mut() {
+        for (keyspace, space) in &mut self.spaces {
+            // Only a planted bug commits some keyspaces later than others.
+            let torn = version > self.synced && goes_later(*keyspace);
             space.retain(|_, versions| {
-                versions.retain(|(written, _)| *written <= version);
+                versions.retain(|(written, _)| *written < version || *written == version && !torn);
                 !versions.is_empty()
             });
         }
@@ -176,10 +181,22 @@ impl State {
 impl Shared {
     /// A new handle; older ones go on working until [`Shared::crash`].
     pub(crate) fn handle(self: &Arc<Self>) -> MemRows {
-        MemRows { epoch: self.state.lock().epoch, shared: self.clone() }
+        self.handle_with(Arc::default())
     }
 
-    /// The process died: all handles are dead, and of the batches that were not synced, only some survive.
+    /// The same, on a disk that may fail.
+    pub(crate) fn handle_with(self: &Arc<Self>, faults: Arc<Faults>) -> MemRows {
+        MemRows { epoch: self.state.lock().epoch, shared: self.clone(), faults }
+    }
+
+    /// The process died: all handles are dead, and everything that was written stays.
+    pub(crate) fn kill(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.views.clear();
+    }
+
+    /// The power went: all handles are dead, and of the batches that were not synced, only some survive.
     /// `keep` picks how many of the given number.
     pub(crate) fn crash(&self, keep: impl FnOnce(u64) -> u64) {
         let mut state = self.state.lock();
@@ -255,6 +272,7 @@ impl Rows for MemRows {
         }
         check_next(state.next, batch.applied())?;
         check_buckets(&batch)?;
+        self.faults.row_write().map_err(Error::io("commit rows in memory"))?;
         let version = batch.applied() + 1;
         for bucket in batch.buckets_written() {
             state.create_bucket(bucket, version);
@@ -280,6 +298,7 @@ impl Rows for MemRows {
 
     fn sync(&self) -> Result<u64> {
         let mut state = self.lock()?;
+        self.faults.rows_sync().map_err(Error::io("sync rows in memory"))?;
         state.synced = state.next;
         state.prune();
         Ok(state.next.saturating_sub(1))
@@ -297,6 +316,7 @@ impl Rows for MemRows {
                 bytes_max: INGEST_ROWS_MAX as u64,
             });
         }
+        self.faults.row_write().map_err(Error::io("fill rows in memory"))?;
         state.ingesting = true;
         for (keyspace, key, value) in rows {
             if let Keyspace::Outcomes(bucket) = keyspace {
@@ -313,9 +333,12 @@ impl Rows for MemRows {
         if state.next != 0 {
             return Err(Error::OutOfOrder(format!("end of an ingest on rows at {}", state.next - 1)));
         }
+        self.faults.rows_sync().map_err(Error::io("sync rows in memory"))?;
         state.ingesting = false;
         state.next = applied + 1;
-        state.synced = state.next;
+        if !planted::is(Bug::InstallNotFsynced) {
+            state.synced = state.next;
+        }
         Ok(())
     }
 
