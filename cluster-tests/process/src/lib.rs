@@ -9,9 +9,11 @@
 //! - [`machine`]: one node's process, disk, clock and configuration.
 //! - [`client`]: HTTP from the clients' machine.
 //! - [`processes`]: all of it as the [`Cluster`](agora_scenario::cluster::Cluster) that scenarios attack.
+//! - [`chaos`]: attacks until the time is over.
 //!
 //! It needs root, and nothing of it is seen outside: addresses, interfaces and mounts exist in its own namespaces only.
 
+pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod config;

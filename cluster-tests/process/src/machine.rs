@@ -15,11 +15,17 @@ use std::{
 };
 
 use agora_history::NodeId;
+use agora_scenario::cluster::{Damage, DiskFault, Part, Syscall};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     clock,
     config::{self, Overrides},
+    disk::{
+        corrupt,
+        faults::{self, Broken, Target},
+        inject::Tracer,
+    },
     net::Network,
     shell,
     volume::Volume,
@@ -90,6 +96,18 @@ pub struct State {
     dark: bool,
     program: usize,
     lineage: u128,
+    /// What its disk suffers from.
+    broken: Option<Broken>,
+    /// The call that will kill it.
+    trap: Option<Tracer>,
+    /// What waits for a process it can be done to: its next start.
+    waiting: Option<Waiting>,
+}
+
+#[derive(Clone, Copy)]
+enum Waiting {
+    Fault(DiskFault),
+    Crash { call: Syscall, n: u64 },
 }
 
 impl Machine {
@@ -101,7 +119,16 @@ impl Machine {
         let dir = common.dir.join(format!("n{node}"));
         fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let volume = Volume::create(&dir.join("disk.img"), &dir.join("disk"), common.disk_bytes)?;
-        let state = State { child: None, left: Vec::new(), dark: false, program: 0, lineage: common.lineage };
+        let state = State {
+            child: None,
+            left: Vec::new(),
+            dark: false,
+            program: 0,
+            lineage: common.lineage,
+            broken: None,
+            trap: None,
+            waiting: None,
+        };
         let machine = Machine { node, dir, volume, state: Mutex::new(state) };
         machine.empty_data()?;
         machine.set_clock(0)?;
@@ -188,7 +215,87 @@ impl Machine {
             .process_group(0);
         clock::follow(&mut command, &self.dir.join("clock"));
         state.child = Some(command.spawn().map_err(|error| format!("nsenter: {error}"))?);
+        match state.waiting.take() {
+            Some(Waiting::Fault(fault)) => self.break_now(&mut state, fault),
+            Some(Waiting::Crash { call, n }) => self.trap_now(&mut state, call, n),
+            None => Ok(()),
+        }
+    }
+
+    /// Breaks its disk. A fault of single calls needs a process, and waits for one. What was broken before is mended.
+    ///
+    /// # Errors
+    /// It cannot be done.
+    pub fn break_disk(&self, fault: DiskFault) -> Result<(), String> {
+        let mut state = self.lock();
+        state.mend()?;
+        self.break_now(&mut state, fault)
+    }
+
+    fn break_now(&self, state: &mut State, fault: DiskFault) -> Result<(), String> {
+        let needs_process = !matches!(fault, DiskFault::Full | DiskFault::Hung);
+        let pid = state.pid();
+        if pid.is_none() && needs_process {
+            state.waiting = Some(Waiting::Fault(fault));
+            return Ok(());
+        }
+        match faults::break_disk(&self.target(pid), fault) {
+            Ok(broken) => state.broken = Some(broken),
+            // It died before it could be held.
+            Err(_) if needs_process && state.pid().is_none() => state.waiting = Some(Waiting::Fault(fault)),
+            Err(error) => return Err(error),
+        }
         Ok(())
+    }
+
+    /// Its disk works again.
+    ///
+    /// # Errors
+    /// It stays broken.
+    pub fn mend_disk(&self) -> Result<(), String> {
+        self.lock().mend()
+    }
+
+    /// Has the n-th such call kill it, from now or from its next start on. Takes the place of a fault of its disk.
+    ///
+    /// # Errors
+    /// It cannot be done.
+    pub fn crash_at(&self, call: Syscall, n: u64) -> Result<(), String> {
+        let mut state = self.lock();
+        // One process can be held by one tracer.
+        state.mend()?;
+        self.trap_now(&mut state, call, n)
+    }
+
+    fn trap_now(&self, state: &mut State, call: Syscall, n: u64) -> Result<(), String> {
+        let Some(pid) = state.pid() else {
+            state.waiting = Some(Waiting::Crash { call, n });
+            return Ok(());
+        };
+        match faults::crash_at(&self.target(Some(pid)), call, n) {
+            Ok(trap) => state.trap = Some(trap),
+            // It may have struck while it was being set.
+            Err(_) if state.pid().is_none() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn target(&self, pid: Option<Pid>) -> Target {
+        Target {
+            pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs()),
+            data_dir: self.data(),
+            mount: Some(self.volume.root().to_owned()),
+            scratch: self.dir.clone(),
+        }
+    }
+
+    /// Spoils bytes of a node that is down; says which.
+    ///
+    /// # Errors
+    /// It runs, or has no such bytes.
+    pub fn corrupt(&self, part: Part, damage: Damage) -> Result<String, String> {
+        self.while_down(|_| corrupt::corrupt(&self.data(), part, damage))
     }
 
     /// Told to stop, and waited for.
@@ -204,6 +311,7 @@ impl Machine {
                 None => return Ok(()),
                 Some(Ok(Some(status))) => {
                     state.child = None;
+                    state.let_go();
                     return if status.success() {
                         Ok(())
                     } else {
@@ -214,8 +322,9 @@ impl Machine {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        self.lock().kill();
-        self.lock().reap();
+        let mut state = self.lock();
+        state.kill();
+        state.reap();
         Err(format!("node {} did not leave within {STOP_MAX:?} of SIGTERM", self.node))
     }
 
@@ -330,17 +439,38 @@ impl State {
             Ok(Some(status)) => {
                 self.left.push(status);
                 self.child = None;
+                self.let_go();
                 None
             }
             Err(_) => None,
         }
     }
 
-    /// SIGKILL; does not wait.
+    /// SIGKILL; does not wait. A process that waits for a frozen disk could not die, so the disk thaws.
     pub fn kill(&mut self) {
         if let Some(child) = &mut self.child {
             // It may have gone by itself.
             let _ = child.kill();
+        }
+        self.let_go();
+    }
+
+    /// With a process go the faults of its calls, and a freeze.
+    fn let_go(&mut self) {
+        self.trap = None;
+        if matches!(self.broken, Some(Broken::Traced(_) | Broken::Frozen(_))) {
+            self.broken = None;
+        }
+    }
+
+    fn mend(&mut self) -> Result<(), String> {
+        self.waiting = None;
+        self.trap = None;
+        match self.broken.take() {
+            // What filled it was lost with the power.
+            Some(Broken::Full(filler)) if !filler.exists() => Ok(()),
+            Some(broken) => faults::mend(broken),
+            None => Ok(()),
         }
     }
 

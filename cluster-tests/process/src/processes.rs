@@ -65,6 +65,8 @@ impl Settings {
     /// many times in a run, on a disk that is small as well.
     pub fn usual() -> Overrides {
         Overrides::none()
+            // Long enough to pay in, short enough to run out in a run.
+            .set("shop", "order_ttl_ms", 4_000)
             .set("raft", "log_bytes_max", 32 << 20)
             .set("raft", "snapshot_log_bytes", 4 << 20)
             .set("storage", "memtable_bytes", 2 << 20)
@@ -279,6 +281,10 @@ impl Inner {
             Act::Pause(node) => self.machine(node)?.signal(&[Signal::STOP]),
             Act::Resume(node) => self.machine(node)?.signal(&[Signal::CONT]),
             Act::ClockOffset { node, ms } => self.machine(node)?.set_clock(ms),
+            Act::BreakDisk { node, fault } => self.machine(node)?.break_disk(fault),
+            Act::MendDisk(node) => self.machine(node)?.mend_disk(),
+            Act::CrashAt { node, call, n } => self.machine(node)?.crash_at(call, n),
+            Act::Corrupt { node, part, damage } => self.machine(node)?.corrupt(part, damage).map(drop),
             Act::KeepDirectory(node) => self.machine(node)?.keep(),
             Act::RestoreDirectory(node) => self.machine(node)?.restore(),
             Act::Wipe(node) => self.machine(node)?.wipe(),
@@ -331,7 +337,6 @@ impl Cluster for Processes {
     fn supports(&self, act: &Act) -> bool {
         match act {
             Act::SwapBinary(_) => self.inner.common.programs.len() > 1,
-            Act::BreakDisk { .. } | Act::MendDisk(_) | Act::CrashAt { .. } | Act::Corrupt { .. } => false,
             _ => true,
         }
     }

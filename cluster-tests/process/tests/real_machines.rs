@@ -17,7 +17,7 @@ use std::{
 use agora_process::{Inside, NodeProgram, Processes, Settings, enter, volume::Volume};
 use agora_scenario::{
     admin::Admin,
-    cluster::{Act, Cluster, HttpRequest, HttpResponse, Link, SendError},
+    cluster::{Act, Cluster, Damage, DiskFault, HttpRequest, HttpResponse, Link, Part, SendError, Syscall},
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         bench.a_machine_without_power_is_silent_and_a_dead_process_is_not().await;
         bench.clocks_are_wrong_while_the_node_runs().await;
         bench.directories_are_kept_and_put_back().await;
+        bench.disks_break_and_are_mended().await;
         bench.a_node_joins_and_is_retired().await;
         println!("the wire: {:?}", bench.cluster.carried());
     });
@@ -474,6 +475,45 @@ impl Bench {
         self.leader().await;
         assert!(self.cluster.act(Act::Wipe(3)).await.is_err(), "not while it runs");
         println!("directories are kept and put back … ok");
+    }
+
+    async fn disks_break_and_are_mended(&self) {
+        let began = Instant::now();
+        // Dies at a call, whatever it does then.
+        self.act(Act::CrashAt { node: 3, call: Syscall::Fsync, n: 3 }).await;
+        let until = Instant::now() + LEADER_MAX;
+        while self.cluster.is_up(3) {
+            self.account(self.cluster.nodes()[0]).await;
+            assert!(Instant::now() < until, "it lives, though it must have synced three times");
+        }
+        // The trap has struck and does not do so again.
+        self.act(Act::Start(3)).await;
+        self.leader().await;
+
+        // A node that waits for its disk can be killed, and its disk works again.
+        self.act(Act::BreakDisk { node: 2, fault: DiskFault::Hung }).await;
+        self.account(1).await;
+        let killed = Instant::now();
+        self.act(Act::Kill(set([2]))).await;
+        assert!(killed.elapsed() < Duration::from_secs(10));
+        self.act(Act::MendDisk(2)).await;
+        self.act(Act::Start(2)).await;
+        self.leader().await;
+
+        self.act(Act::BreakDisk { node: 2, fault: DiskFault::Full }).await;
+        assert!(self.cluster.disk_used(2) > 0.999, "{} used", self.cluster.disk_used(2));
+        self.act(Act::MendDisk(2)).await;
+        assert!(self.cluster.disk_used(2) < 0.9, "{} used", self.cluster.disk_used(2));
+        self.act(Act::Start(2)).await;
+        self.leader().await;
+
+        // Rows are disposable: a node whose rows rot comes back by itself.
+        self.act(Act::Kill(set([3]))).await;
+        let damage = Damage::ZeroSector { at: 500_000 };
+        self.act(Act::Corrupt { node: 3, part: Part::RowsJournal, damage }).await;
+        self.act(Act::Start(3)).await;
+        self.leader().await;
+        println!("disks break and are mended … ok, {} ms", began.elapsed().as_millis());
     }
 
     async fn a_node_joins_and_is_retired(&self) {

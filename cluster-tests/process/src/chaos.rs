@@ -1,0 +1,374 @@
+//! Attacks on real processes until the time is over: batch after batch, each on a cluster of its own.
+//!
+//! A batch is a run of [`agora_scenario::runner`] with many rounds of faults, judged by all checkers before the next one
+//! begins, so that no history grows beyond what can be held and a failure names a short run that shows it. Batch `n` of
+//! seed `s` is batch 0 of seed `s + n`: the line that repeats a failure repeats nothing else.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use agora_checkers::Checked;
+use agora_history::{RunData, RunDir};
+use agora_scenario::{
+    cluster::Cluster,
+    nemesis::{self, Campaign},
+    report::Summary,
+    runner::{self, Plan},
+    schedule::{Calm, Nemesis},
+    workloads::{Catalogue, Kind, Load},
+};
+
+use crate::{Inside, NodeProgram, Overrides, Processes, Settings};
+
+/// A batch shorter than this shows nothing.
+const BATCH_MIN: Duration = Duration::from_secs(20);
+/// What a batch takes beside its chaos: opening, settling, collecting, judging. A guess for the first one.
+const OVERHEAD: Duration = Duration::from_secs(20);
+/// Checker that looks at all rounds together: one batch may well miss a leader.
+const OVER_ALL: &str = "C11";
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct ChaosArgs {
+    /// How long, all in all.
+    pub time: Duration,
+    pub seed: u64,
+    /// Attacks by name; none: all of them.
+    pub nemeses: Vec<String>,
+    /// Nodes that found each cluster.
+    pub nodes: u64,
+    /// Loads: one of [`SCENARIOS`], or workloads joined by `+`; empty: one scenario after the other.
+    pub scenario: String,
+    /// Time of the attacks in one batch.
+    pub batch: Duration,
+    /// Keep histories and disks of batches that passed.
+    pub keep: bool,
+    /// Where everything is kept.
+    pub dir: PathBuf,
+    /// What runs as a node, and what N14 swaps it for.
+    pub program: NodeProgram,
+    pub other: Option<NodeProgram>,
+    /// Beside [`Settings::usual`].
+    pub overrides: Overrides,
+}
+
+impl ChaosArgs {
+    /// Three nodes, all attacks, all scenarios.
+    pub fn new(program: NodeProgram) -> ChaosArgs {
+        ChaosArgs {
+            time: Duration::from_secs(300),
+            seed: 1,
+            nemeses: Vec::new(),
+            nodes: 3,
+            scenario: String::new(),
+            batch: Duration::from_secs(60),
+            keep: false,
+            dir: PathBuf::from("target/chaos"),
+            program,
+            other: None,
+            overrides: Overrides::none(),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct ChaosReport {
+    /// All batches added up, findings included.
+    pub summary: Summary,
+    /// One line to paste for each batch that failed.
+    pub again: Vec<String>,
+    /// Where what they left is kept.
+    pub kept: Vec<PathBuf>,
+    /// Attacks that could not be made in full here, and what was missing.
+    pub left_out: Vec<String>,
+    pub batches: u64,
+    /// Packets between the machines: all, and those that were lost, late, doubled.
+    pub packets: [u64; 4],
+}
+
+/// Loads that are run together, by name: workload, clients, pause of each in milliseconds.
+pub const SCENARIOS: &[(&str, &[(Kind, u32, u64)])] = &[
+    (
+        "everything",
+        &[
+            (Kind::Rush, 8, 4),
+            (Kind::Carts, 5, 8),
+            (Kind::Payments, 5, 8),
+            (Kind::Storm, 4, 10),
+            (Kind::Receiving, 3, 20),
+            (Kind::Feed, 2, 30),
+            (Kind::Reads, 6, 8),
+        ],
+    ),
+    ("rush", &[(Kind::Rush, 24, 2), (Kind::Storm, 8, 4), (Kind::Reads, 4, 10)]),
+    ("money", &[(Kind::Payments, 16, 3), (Kind::Carts, 8, 6), (Kind::Feed, 2, 30)]),
+    ("operators", &[(Kind::Operators, 1, 1_500), (Kind::Rush, 10, 4), (Kind::Receiving, 4, 15), (Kind::Reads, 4, 10)]),
+    ("bulk", &[(Kind::Bulk, 4, 20), (Kind::Rush, 6, 5), (Kind::Reads, 2, 20)]),
+];
+
+/// The loads of a scenario.
+///
+/// # Errors
+/// A name that none has.
+pub fn loads(scenario: &str) -> Result<Vec<Load>, String> {
+    let load = |(kind, clients, pace_ms): (Kind, u32, u64)| Load::new(kind, clients, Duration::from_millis(pace_ms));
+    if let Some((_, loads)) = SCENARIOS.iter().find(|(name, _)| *name == scenario) {
+        return Ok(loads.iter().copied().map(load).collect());
+    }
+    let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
+    let wrong = |name: &str| format!("no scenario {name:?}: {}, or workloads as in W1+W7", names.join(", "));
+    scenario.split('+').map(|name| Ok(load((Kind::named(name.trim()).ok_or_else(|| wrong(name))?, 10, 5)))).collect()
+}
+
+/// Attacks until the time is over or a promise is broken. Says on standard error how it goes. Call it on a runtime of
+/// several threads.
+///
+/// # Errors
+/// What could not be begun at all: an unknown name, a machine that cannot be made.
+pub async fn chaos(inside: Inside, args: &ChaosArgs) -> Result<ChaosReport, String> {
+    tokio::spawn(async {
+        // The first process of a namespace has to say itself that it can be interrupted.
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    let began = Instant::now();
+    let mut report = ChaosReport::default();
+    let mut faults = Vec::new();
+    let mut overhead = OVERHEAD;
+    while report.again.is_empty() {
+        let left = args.time.saturating_sub(began.elapsed());
+        let chaos = args.batch.min(left.saturating_sub(overhead));
+        // The first one is made however short the time is.
+        if report.batches > 0 && chaos < BATCH_MIN {
+            break;
+        }
+        let batch = Batch::new(args, report.batches, chaos.max(BATCH_MIN.min(args.batch)));
+        let begun = Instant::now();
+        let outcome = batch.run(inside, &mut report).await?;
+        overhead = begun.elapsed().saturating_sub(batch.chaos).max(Duration::from_secs(5));
+        report.batches += 1;
+        for fault in &outcome.faults {
+            faults.push(fault.clone());
+        }
+        eprintln!("{}, {} s in all", outcome.line, begun.elapsed().as_secs());
+    }
+    cover(&mut report, args, faults);
+    Ok(report)
+}
+
+/// Whether every attack met leaders and followers at work, over all batches.
+fn cover(report: &mut ChaosReport, args: &ChaosArgs, faults: Vec<agora_history::Fault>) {
+    let run = agora_history::Run { harness: "processes".to_owned(), seed: args.seed, ..Default::default() };
+    let all = RunData { run, faults, ..RunData::default() };
+    for verdict in agora_checkers::all().iter().map(|checker| checker(&all)) {
+        if verdict.checker == OVER_ALL {
+            let mut only = Summary::default();
+            only.add(&RunData { run: all.run.clone(), ..RunData::default() }, &[verdict]);
+            only.scenarios.clear();
+            only.seeds.clear();
+            report.summary.merge(only);
+        }
+    }
+}
+
+struct Batch<'a> {
+    args: &'a ChaosArgs,
+    seed: u64,
+    scenario: String,
+    chaos: Duration,
+    dir: PathBuf,
+}
+
+struct Outcome {
+    faults: Vec<agora_history::Fault>,
+    line: String,
+}
+
+impl Batch<'_> {
+    fn new(args: &ChaosArgs, number: u64, chaos: Duration) -> Batch<'_> {
+        let seed = args.seed.wrapping_add(number);
+        let scenario = if args.scenario.is_empty() {
+            // By the seed, so that the same seed alone is the same batch.
+            SCENARIOS[(seed % SCENARIOS.len() as u64) as usize].0.to_owned()
+        } else {
+            args.scenario.clone()
+        };
+        let dir = args.dir.join(format!("seed-{seed}"));
+        Batch { args, seed, scenario, chaos, dir }
+    }
+
+    /// The line that does this batch again.
+    fn again(&self) -> String {
+        let mut line = format!(
+            "cargo run -p agora-cluster-tests -- chaos --seed {} --scenario {} --nodes {} --minutes {:.1}",
+            self.seed,
+            self.scenario,
+            self.args.nodes,
+            (self.chaos + OVERHEAD).as_secs_f64() / 60.0
+        );
+        for nemesis in &self.args.nemeses {
+            let _ = write!(line, " --nemesis {nemesis}");
+        }
+        line
+    }
+
+    fn plan(&self, nemesis: Arc<dyn Nemesis>) -> Result<Plan, String> {
+        let mut plan = Plan::new(&self.scenario, self.seed, nemesis, self.chaos);
+        plan.loads = loads(&self.scenario)?;
+        let bulk = if plan.loads.iter().any(|load| load.kind == Kind::Bulk) { 20 } else { 0 };
+        plan.catalogue = Catalogue { bulk, ..Catalogue::default() };
+        plan.stream = Some(self.dir.join("stream.jsonl"));
+        Ok(plan)
+    }
+
+    async fn run(&self, inside: Inside, report: &mut ChaosReport) -> Result<Outcome, String> {
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("{}: {error}", self.dir.display()));
+            }
+            _ => {}
+        }
+        let cluster = Arc::new(Processes::start(inside, self.settings())?);
+        let nemesis = self.nemesis(&cluster, report)?;
+        let plan = self.plan(nemesis)?;
+        let ended = runner::run(cluster.clone(), &plan).await;
+        let carried = cluster.carried();
+        for (sum, more) in report.packets.iter_mut().zip([carried.packets, carried.lost, carried.late, carried.doubled])
+        {
+            *sum += more;
+        }
+        let left: usize = cluster.left().values().map(Vec::len).sum();
+        let evidence = cluster.evidence();
+        let run_dir = cluster.dir().to_owned();
+        let closed = tokio::task::spawn_blocking(move || drop(cluster)).await;
+        closed.map_err(|error| error.to_string())?;
+        let (data, broken) = match ended {
+            Ok(data) => (data, None),
+            Err(failed) => {
+                let told = format!("{}: {}", failed.phase, failed.why);
+                let _ = fs::write(run_dir.join("evidence.txt"), &failed.evidence);
+                (*failed.data, Some(told))
+            }
+        };
+        let judged = data.clone();
+        let verdicts = tokio::task::spawn_blocking(move || -> Vec<Checked> {
+            agora_checkers::all().into_iter().map(|checker| checker(&judged)).collect()
+        });
+        let mut verdicts = verdicts.await.map_err(|error| format!("a checker broke: {error}"))?;
+        verdicts.retain(|verdict| verdict.checker != OVER_ALL);
+        let mut summary = Summary::default();
+        // What a run that broke off never collected is missing from no node.
+        summary.add(&data, if broken.is_some() { &[] } else { &verdicts });
+        if let Some(told) = &broken {
+            summary.find(format!("run (seed {}): {told}", self.seed));
+        }
+        let found = summary.findings_total;
+        let line = format!(
+            "batch {}: seed {}, {}, {} rounds, {} operations, {} acknowledged, {} unknown, {left} deaths of nodes, {}",
+            report.batches,
+            self.seed,
+            self.scenario,
+            summary.rounds(),
+            summary.operations,
+            summary.acknowledged,
+            summary.unknown,
+            if found == 0 { "all promises kept".to_owned() } else { format!("{found} FINDINGS") }
+        );
+        if found > 0 {
+            for finding in &summary.findings {
+                eprintln!("{finding}");
+            }
+            eprintln!("kept in {}; again: {}", run_dir.display(), self.again());
+            report.again.push(self.again());
+            report.kept.push(run_dir.clone());
+            let _ = fs::write(run_dir.join("nodes.txt"), evidence);
+        }
+        if found > 0 || self.args.keep {
+            RunDir::new(run_dir.join("history")).write(&data).map_err(|error| error.to_string())?;
+        } else {
+            fs::remove_dir_all(&run_dir).map_err(|error| format!("{}: {error}", run_dir.display()))?;
+        }
+        report.summary.merge(summary);
+        Ok(Outcome { faults: data.faults, line })
+    }
+
+    fn settings(&self) -> Settings {
+        let mut settings = Settings::new(&self.dir, self.args.program.clone());
+        settings.nodes = self.args.nodes;
+        settings.seed = self.seed;
+        settings.other.clone_from(&self.args.other);
+        settings.overrides.clone_from(&self.args.overrides);
+        settings
+    }
+
+    fn nemesis(&self, cluster: &Arc<Processes>, report: &mut ChaosReport) -> Result<Arc<dyn Nemesis>, String> {
+        let calm = |name: &String| name.eq_ignore_ascii_case("calm");
+        if self.args.nemeses.len() == 1 && self.args.nemeses.iter().all(calm) {
+            return Ok(Arc::new(Calm));
+        }
+        let every: Vec<&str> = nemesis::all().iter().map(|attack| attack.name()).collect();
+        let names: Vec<&str> = match self.args.nemeses.as_slice() {
+            [] => every,
+            some => some.iter().map(String::as_str).collect(),
+        };
+        let campaign = Campaign::of(&names)?;
+        for attack in campaign.attacks() {
+            let (needed, wanted) = nemesis::missing(&**attack, &**cluster);
+            if !needed.is_empty() {
+                return Err(format!("{} cannot be made here: {needed:?}", attack.name()));
+            }
+            let told = format!("{}: {wanted:?}", attack.name());
+            if !wanted.is_empty() && !report.left_out.contains(&told) {
+                report.left_out.push(told);
+            }
+        }
+        Ok(Arc::new(campaign))
+    }
+}
+
+/// Removes what earlier runs left in a directory.
+///
+/// # Errors
+/// Those of the file system.
+pub fn clear(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("seed-") {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_has_loads_and_a_wrong_name_is_told() {
+        for (name, some) in SCENARIOS {
+            assert_eq!(loads(name).unwrap().len(), some.len());
+        }
+        let two = loads("W1+w7").unwrap();
+        assert_eq!(two.iter().map(|load| load.kind).collect::<Vec<_>>(), [Kind::Rush, Kind::Reads]);
+        assert!(loads("W99").unwrap_err().contains("everything"));
+    }
+
+    #[test]
+    fn a_later_batch_is_the_first_one_of_its_own_seed() {
+        let args = ChaosArgs { nemeses: vec!["N6".into()], ..ChaosArgs::new(NodeProgram::agora("/agora")) };
+        let third = Batch::new(&args, 3, args.batch);
+        let line = third.again();
+        assert!(line.contains("--seed 4 ") && line.ends_with("--nemesis N6"), "{line}");
+        let same = ChaosArgs { seed: 4, ..args.clone() };
+        let again = Batch::new(&same, 0, args.batch);
+        assert_eq!((again.seed, &again.scenario), (third.seed, &third.scenario));
+    }
+}
