@@ -1,29 +1,37 @@
 //! One seed: a run from an empty cluster to its report.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use agora_actors::{RaftConfig, ShopConfig};
-use agora_history::NodeId;
+use agora_history::{NodeId, RunData, RunDir};
 use agora_scenario::{
-    cluster::{Act, Cluster, Link},
-    rng::Rng,
+    cluster::Cluster,
+    report::Summary,
+    runner::{self, Plan},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::{cluster::SimCluster, driver::Driver, entropy, load, machine::Plan, trace::Trace};
+use crate::{cluster::SimCluster, driver::Driver, entropy, machine, pick, trace::Trace};
+
+/// Longest run, in simulated time: every part of it is bounded by far less.
+const RUN_MAX: Duration = Duration::from_secs(900);
+/// Time in which the nodes find each other.
+const WAKE_UP: Duration = Duration::from_millis(1_500);
+/// Stack of the thread that runs a seed.
+const STACK_BYTES: usize = 32 * 1024 * 1024;
 
 /// What to run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SeedArgs {
     /// Everything random comes from it.
     pub seed: u64,
+    /// A scenario by name; the seed picks one if there is none.
+    pub scenario: Option<String>,
     /// Keep every event, to compare two runs line by line.
     pub lines: bool,
+    /// Where history and evidence of a failed run are put.
+    pub keep: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -33,6 +41,8 @@ pub struct SeedReport {
     pub seed: u64,
     /// Name of the scenario.
     pub scenario: String,
+    /// Nodes at the beginning.
+    pub nodes: u64,
     /// Fingerprint of the run.
     pub trace: u64,
     /// Events in it.
@@ -41,19 +51,29 @@ pub struct SeedReport {
     pub simulated_s: f64,
     /// Real time.
     pub wall_s: f64,
-    /// Operations by kind.
+    /// Of it, what the checkers took.
+    pub checking_s: f64,
+    /// Calls by kind of operation.
     pub ops: BTreeMap<String, u64>,
-    /// Faults by kind.
+    /// Rounds by nemesis.
     pub faults: BTreeMap<String, u64>,
     /// What must not be.
     pub findings: Vec<String>,
-    /// What was logged.
+    /// Terms in which somebody led.
+    pub terms: u64,
+    /// States that two nodes were found to have alike while it ran.
+    pub states_compared: u64,
+    /// Everything the tables show.
+    pub summary: Summary,
+    /// What was logged, if anything was found.
     pub evidence: String,
     /// The events, if asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<String>,
 }
 
-/// Runs a seed on a thread of its own, where everything random comes from it.
+/// Runs a seed on a thread of its own, where everything random comes from it. One process runs one seed: what libraries
+/// keep for the whole process is not as new for a second one.
 ///
 /// # Panics
 /// When the thread cannot be made, or the product panics.
@@ -61,7 +81,7 @@ pub fn run_seed(args: &SeedArgs) -> SeedReport {
     let args = args.clone();
     std::thread::Builder::new()
         .name("seed".to_owned())
-        .stack_size(16 * 1024 * 1024)
+        .stack_size(STACK_BYTES)
         .spawn(move || {
             entropy::seed_this_thread(args.seed);
             run(&args)
@@ -71,122 +91,109 @@ pub fn run_seed(args: &SeedArgs) -> SeedReport {
         .expect("the run does not panic")
 }
 
+type Result<T> = std::result::Result<T, String>;
+
 fn run(args: &SeedArgs) -> SeedReport {
     let begun = entropy::real_now();
     let seed = args.seed;
     let trace = Trace::new(args.lines);
-    let nodes: Vec<NodeId> = (1..=3).collect();
-    let plan = Plan {
+    let nodes: Vec<NodeId> = (1..=pick::nodes(seed)).collect();
+    let plan = machine::Plan {
         seed,
-        first: nodes,
-        shop: ShopConfig { order_ttl_ms: 5_000, ..ShopConfig::default() },
-        raft: RaftConfig::default(),
+        first: nodes.clone(),
+        // Orders run out within a run.
+        shop: ShopConfig { order_ttl_ms: 6_000, ..ShopConfig::default() },
+        raft: pick::raft(seed, RaftConfig::default()),
     };
     let cluster = SimCluster::new(plan, trace.clone());
-    let mut driver = Driver::new(cluster.clone(), seed, Duration::from_secs(600));
-    let tally = Arc::new(Mutex::new(load::Tally::default()));
-    let faults = Arc::new(Mutex::new(BTreeMap::new()));
-    {
-        let (cluster, tally, faults) = (cluster.clone(), tally.clone(), faults.clone());
-        driver.client(async move {
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
-            let until = cluster.now() + 30_000_000;
-            let chaos = tokio::spawn(chaos(cluster.clone(), seed, until, faults));
-            let load = load::run(&cluster, seed, 12, until, 300).await;
-            chaos.await??;
-            *tally.lock() = load;
-            let mut last = load::Client::new(&cluster, seed, 999);
-            let begun = cluster.now();
-            let (skus, _) = last.set_up(1, 0).await;
-            if skus.iter().any(String::is_empty) {
-                cluster.found("no write succeeds after healing".to_owned());
-            }
-            cluster.log(format!("first write {} ms after healing", (cluster.now() - begun) / 1_000));
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            Ok(())
-        });
+    let mut driver = Driver::new(cluster.clone(), seed, RUN_MAX);
+    let outcome: Arc<Mutex<Option<(RunData, Result<()>)>>> = Arc::default();
+    let mut report = SeedReport { seed, nodes: nodes.len() as u64, ..SeedReport::default() };
+    match pick::plan(seed, args.scenario.as_deref(), &cluster) {
+        Ok(plan) => {
+            report.scenario.clone_from(&plan.scenario);
+            driver.client(attack(cluster.clone(), plan, outcome.clone()));
+        }
+        Err(error) => {
+            report.findings.push(error);
+            return report;
+        }
     }
     let ended = driver.run();
-    let simulated = ended.clone().unwrap_or(Duration::from_secs(600));
+    let simulated = ended.clone().unwrap_or(RUN_MAX);
     if let Err(error) = ended {
         cluster.found(format!("the run did not end: {error}"));
     }
-    cluster.log(format!("{} terms led, {} states compared", driver.safety().terms(), driver.safety().compared()));
-    trace.note("chance", &[entropy::drawn()]);
-    let tally = *tally.lock();
-    let ops = [("sent", tally.sent), ("yes", tally.yes), ("no", tally.no), ("5xx", tally.failed), ("lost", tally.lost)];
-    let faults = faults.lock().clone();
-    let report = SeedReport {
-        seed,
-        scenario: "own load".to_owned(),
-        trace: trace.hash(),
-        events: trace.events(),
-        simulated_s: simulated.as_secs_f64(),
-        wall_s: (entropy::real_now() - begun).as_secs_f64(),
-        ops: ops.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        faults,
-        findings: cluster.findings(),
-        evidence: cluster.evidence(),
-        lines: trace.lines(),
-    };
-    // Nothing of the nodes may be dropped outside of the simulation.
+    report.terms = driver.safety().terms() as u64;
+    report.states_compared = driver.safety().compared();
+    // Nothing of the nodes may be dropped outside of the simulation; the process ends soon.
     std::mem::forget(driver);
+    trace.note("chance", &[entropy::drawn()]);
+    let told_nothing = || (RunData::default(), Err("the run told nothing".to_owned()));
+    let (data, outcome) = outcome.lock().take().unwrap_or_else(told_nothing);
+    if let Err(error) = outcome {
+        cluster.found(error);
+    }
+    let checking = entropy::real_now();
+    let verdicts: Vec<_> = agora_checkers::all().into_iter().map(|check| check(&data)).collect();
+    report.checking_s = (entropy::real_now() - checking).as_secs_f64();
+    for verdict in verdicts.iter().filter(|verdict| !pick::is_about_many_runs(&verdict.checker)) {
+        for finding in &verdict.findings {
+            cluster.found(format!(
+                "{}: {} (operations {:?}, index {:?})",
+                verdict.checker, finding.what, finding.ops, finding.index
+            ));
+        }
+    }
+    report.summary.add(&data, &verdicts);
+    for call in &data.calls {
+        *report.ops.entry(name_of(&call.request)).or_default() += 1;
+    }
+    for fault in &data.faults {
+        *report.faults.entry(fault.nemesis.clone()).or_default() += 1;
+    }
+    report.findings = cluster.findings();
+    (report.trace, report.events, report.lines) = (trace.hash(), trace.events(), trace.lines());
+    report.simulated_s = simulated.as_secs_f64();
+    report.wall_s = (entropy::real_now() - begun).as_secs_f64();
+    if !report.findings.is_empty() || args.lines {
+        report.evidence = cluster.evidence();
+        if let Some(keep) = &args.keep
+            && let Err(error) = keep_all(keep, &data, &report)
+        {
+            report.findings.push(format!("the history could not be kept in {}: {error}", keep.display()));
+        }
+    }
     report
 }
 
-type Counted = Arc<Mutex<BTreeMap<String, u64>>>;
-
-async fn chaos(cluster: SimCluster, seed: u64, until: u64, faults: Counted) -> Result<(), String> {
-    let mut rng = Rng::new(seed).fork("chaos");
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    while cluster.now() < until {
-        let nodes = cluster.nodes();
-        let one = *rng.pick(&nodes).unwrap_or(&1);
-        let single = BTreeSet::from([one]);
-        let others: BTreeSet<NodeId> = nodes.iter().copied().filter(|node| *node != one).collect();
-        let pause = Duration::from_millis(rng.between(300, 3_000));
-        let kind = rng.below(8);
-        let name = ["isolate", "one way", "loss", "kill", "power", "power all", "stop", "reset"];
-        *faults.lock().entry(name[kind as usize].to_owned()).or_default() += 1;
-        match kind {
-            0 | 1 => {
-                cluster.act(Act::SetLinks { from: single.clone(), to: others.clone(), link: Link::CUT }).await?;
-                if kind == 0 {
-                    cluster.act(Act::SetLinks { from: others, to: single, link: Link::CUT }).await?;
-                }
-                tokio::time::sleep(pause).await;
-            }
-            2 => {
-                let link = Link { loss: 0.2, delay_ms: 20, jitter_ms: 30, ..Link::default() };
-                cluster.act(Act::SetLinks { from: single.clone(), to: others.clone(), link }).await?;
-                tokio::time::sleep(pause).await;
-            }
-            3 | 4 => {
-                let act = if kind == 3 { Act::Kill(single) } else { Act::PowerLoss(single) };
-                cluster.act(act).await?;
-                tokio::time::sleep(pause).await;
-                cluster.act(Act::Start(one)).await?;
-            }
-            5 => {
-                cluster.act(Act::PowerLoss(nodes.iter().copied().collect())).await?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                for node in nodes {
-                    cluster.act(Act::Start(node)).await?;
-                }
-            }
-            6 => {
-                cluster.act(Act::Stop(one)).await?;
-                tokio::time::sleep(pause).await;
-                cluster.act(Act::Start(one)).await?;
-            }
-            _ => cluster.act(Act::ResetConnections { nodes: nodes.into_iter().collect() }).await?,
+/// What the clients' machine does.
+async fn attack(
+    cluster: SimCluster,
+    plan: Plan,
+    outcome: Arc<Mutex<Option<(RunData, Result<()>)>>>,
+) -> turmoil::Result {
+    tokio::time::sleep(WAKE_UP).await;
+    let ended = runner::run(Arc::new(cluster.clone()), &plan).await;
+    *outcome.lock() = Some(match ended {
+        Ok(data) => (data, Ok(())),
+        Err(failed) => {
+            cluster.log(failed.evidence.clone());
+            (*failed.data, Err(format!("{}: {}", failed.phase, failed.why)))
         }
-        cluster.act(Act::HealNetwork).await?;
-        tokio::time::sleep(Duration::from_millis(rng.between(500, 2_500))).await;
-    }
-    cluster.act(Act::HealNetwork).await?;
-    for node in cluster.nodes() {
-        cluster.act(Act::Start(node)).await?;
-    }
+    });
     Ok(())
+}
+
+fn name_of(op: &agora_history::Op) -> String {
+    let text = format!("{op:?}");
+    text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+}
+
+fn keep_all(keep: &std::path::Path, data: &RunData, report: &SeedReport) -> std::io::Result<()> {
+    let dir = keep.join(format!("seed-{}", report.seed));
+    RunDir::new(&dir).write(data)?;
+    std::fs::write(dir.join("evidence.txt"), &report.evidence)?;
+    let report = SeedReport { lines: Vec::new(), ..report.clone() };
+    std::fs::write(dir.join("report.json"), serde_json::to_vec_pretty(&report)?)
 }

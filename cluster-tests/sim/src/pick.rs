@@ -1,0 +1,87 @@
+//! What a seed runs.
+
+use std::{sync::Arc, time::Duration};
+
+use agora_raft::RaftConfig;
+use agora_scenario::{
+    nemesis::{self, Campaign},
+    rng::Rng,
+    runner::Plan,
+    schedule::{Calm, Nemesis},
+    workloads::{Kind, Load},
+};
+
+use crate::cluster::SimCluster;
+
+/// Time under attack.
+const CHAOS: Duration = Duration::from_secs(30);
+
+/// Nodes of a seed's cluster: mostly three.
+pub fn nodes(seed: u64) -> u64 {
+    if Rng::new(seed).fork("nodes").per_mille(800) { 3 } else { 5 }
+}
+
+/// Bounds of log and cache of a seed: some so small that purges and snapshots are daily bread.
+pub fn raft(seed: u64, usual: RaftConfig) -> RaftConfig {
+    let mut rng = Rng::new(seed).fork("raft");
+    if rng.per_mille(600) {
+        return RaftConfig { snapshot_age_ms: rng.between(500, 5_000), ..usual };
+    }
+    RaftConfig {
+        log_bytes_max: 1024 * 1024,
+        snapshot_log_bytes: rng.between(16 * 1024, 128 * 1024),
+        log_cache_bytes_max: usize::try_from(rng.between(1, 64) * 1024).unwrap_or(64 * 1024),
+        snapshot_age_ms: rng.between(500, 3_000),
+        checkpoint_entries: rng.between(20, 500),
+        ..usual
+    }
+}
+
+/// Checkers that judge many runs together: one short run cannot hit everything.
+pub fn is_about_many_runs(checker: &str) -> bool {
+    matches!(checker, "C10" | "C11")
+}
+
+/// Load and attacks.
+///
+/// # Errors
+/// A scenario of that name is not known, or cannot be played here.
+pub fn plan(seed: u64, scenario: Option<&str>, cluster: &SimCluster) -> Result<Plan, String> {
+    let mut rng = Rng::new(seed).fork("plan");
+    let (name, nemesis): (String, Arc<dyn Nemesis>) = match scenario {
+        Some("calm") => ("calm".to_owned(), Arc::new(Calm)),
+        Some(names) => {
+            let names: Vec<&str> = names.split('+').collect();
+            let campaign = Campaign::that_fits(&names, cluster).ok_or("none of these can be played here")?;
+            (names.join("+"), Arc::new(campaign))
+        }
+        None => {
+            let all = nemesis::all();
+            let mut fitting: Vec<_> =
+                all.iter().filter(|attack| nemesis::missing(&***attack, cluster).0.is_empty()).collect();
+            rng.shuffle(&mut fitting);
+            let count = usize::try_from(rng.between(1, 3)).unwrap_or(1);
+            let names: Vec<&str> = fitting.iter().take(count).map(|attack| attack.name()).collect();
+            let campaign = Campaign::that_fits(&names, cluster).ok_or("nothing can be played here")?;
+            (names.join("+"), Arc::new(campaign))
+        }
+    };
+    let mut plan = Plan::new(&name, seed, nemesis, CHAOS);
+    plan.warm_up = Duration::from_millis(500);
+    let loads = [
+        (Kind::Rush, 6, 250),
+        (Kind::Carts, 3, 300),
+        (Kind::Payments, 3, 300),
+        (Kind::Storm, 2, 300),
+        (Kind::Receiving, 2, 400),
+        (Kind::Feed, 1, 400),
+        (Kind::Reads, 2, 200),
+    ];
+    for (kind, clients, pace_ms) in loads {
+        // Every seed has a mixture of its own.
+        if kind == Kind::Rush || rng.per_mille(650) {
+            plan = plan.load(Load::new(kind, clients, Duration::from_millis(pace_ms)));
+        }
+    }
+    Ok(plan)
+}
