@@ -697,6 +697,10 @@ impl<'a> Maker<'a> {
     fn maybe_placed(&mut self, operation: &Operation<'_>, span: &Span, basket: &Basket) {
         for (sku, promised) in sum(&basket.items) {
             self.stock(sku, span, PoolOp::Add(vec![Delta { all: 0, promised, changes: 1 }]));
+            if self.feed.is_empty() {
+                // Nobody knows of it, so nobody tells that its time ran out.
+                self.stock(sku, span, PoolOp::Add(vec![Delta { all: 0, promised: -promised, changes: 1 }]));
+            }
         }
         if !basket.hold {
             return;
@@ -705,7 +709,11 @@ impl<'a> Maker<'a> {
             Some(totals) if totals.is_empty() => {}
             Some(totals) => {
                 let held = |promised| Delta { all: 0, promised, changes: 1 };
-                self.wallet(&basket.account, span, PoolOp::Add(totals.into_iter().map(held).collect()));
+                self.wallet(&basket.account, span, PoolOp::Add(totals.iter().copied().map(held).collect()));
+                if self.feed.is_empty() {
+                    let released = totals.into_iter().map(|total| held(-total)).collect();
+                    self.wallet(&basket.account, span, PoolOp::Add(released));
+                }
             }
             None => {
                 self.keys.unclear.insert(basket.account.clone());
@@ -745,6 +753,7 @@ impl<'a> Maker<'a> {
     fn nobody(&mut self, ops: &[Operation<'_>]) {
         let steady = self.data.faults.iter().all(|fault| fault.nemesis != "N15");
         let without_feed = self.feed.is_empty();
+        let usual: Option<u64> = self.data.run.settings.get("order_ttl_ms").and_then(|text| text.parse().ok());
         for (id, known) in self.known.clone() {
             let could = without_feed
                 && known.told.is_empty()
@@ -752,7 +761,8 @@ impl<'a> Maker<'a> {
             if known.expired.is_none() && !could {
                 continue;
             }
-            let early = known.ttl_ms.filter(|_| steady).map_or(0, |ttl_ms| ttl_ms.saturating_sub(EARLY_MS) * 1_000);
+            let early =
+                known.ttl_ms.or(usual).filter(|_| steady).map_or(0, |ttl_ms| ttl_ms.saturating_sub(EARLY_MS) * 1_000);
             let invoked = (known.placed_from + early).max(known.open_at);
             // Seen to be cancelled, and nobody else did it: it was so by then.
             let returned = known.cancelled_by.filter(|_| known.expired.is_some()).map(|by| by.max(invoked));
@@ -821,7 +831,8 @@ impl<'a> Maker<'a> {
 
     /// What the nodes say at the end, as reads behind everything. Only of what clients touched.
     fn finals(&mut self) {
-        let span = Span { op: NOBODY, invoked: self.end, returned: Some(self.end), place: None };
+        // They are read a while after the last call, and orders expire in that while.
+        let span = Span { op: NOBODY, invoked: self.end, returned: Some(Micros::MAX), place: None };
         let nodes: Vec<_> = self.data.finals.nodes.values().collect();
         let mut said: BTreeSet<(u8, &str, String)> = BTreeSet::new();
         for node in nodes {

@@ -8,14 +8,25 @@ use std::collections::BTreeMap;
 use agora_history::RunData;
 use serde::{Deserialize, Serialize};
 
-mod c01_model;
-mod c04_conservation;
-mod c05_acknowledged;
-mod c06_one_effect;
-mod c07_transitions;
-mod c09_digest;
+pub mod c01_model;
+mod c02_keys;
+pub mod c02_linearizable;
+mod c02_objects;
+mod c03_cycles;
+pub mod c04_conservation;
+pub mod c05_acknowledged;
+pub mod c06_one_effect;
+pub mod c07_transitions;
+mod c08_sessions;
+pub mod c09_digest;
+pub mod c10_recovery;
+pub mod c11_coverage;
+mod cycles;
 mod model;
 mod report;
+mod second;
+mod wgl;
+mod witness;
 
 #[doc(hidden)]
 pub mod testing;
@@ -59,10 +70,15 @@ pub type Checker = fn(&RunData) -> Checked;
 pub fn all() -> Vec<Checker> {
     vec![
         c01_model::check,
+        c02_linearizable::check,
+        c03_cycles::check,
         c04_conservation::check,
         c05_acknowledged::check,
         c06_one_effect::check,
         c07_transitions::check,
+        c08_sessions::check,
         c09_digest::check,
+        c10_recovery::check,
+        c11_coverage::check,
     ]
 }
