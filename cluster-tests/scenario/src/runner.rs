@@ -12,10 +12,22 @@
 //!
 //! Whatever does not come in time fails the run with what was recorded so far.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
 
 use agora_history::{Finals, NodeId, Op, Reply, Run, RunData};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinHandle, JoinSet},
+    time::Instant,
+};
 
 use crate::{
     admin::{Admin, Status},
@@ -25,7 +37,7 @@ use crate::{
     recorder::Recorder,
     rng::Rng,
     schedule::{Context, Nemesis},
-    workloads::{self, Catalogue, Load, Shop, Stage},
+    workloads::{self, Catalogue, Kind, Load, Shop, Stage},
 };
 
 /// How long each part of a run may take.
@@ -91,6 +103,16 @@ impl Plan {
             stream: None,
             feeds_max: usize::MAX,
         }
+    }
+
+    /// With all kinds of load at once, so many clients each, and a little of what is slow by nature.
+    pub fn mixed(mut self, clients: u32, pace: Duration) -> Plan {
+        for kind in [Kind::Rush, Kind::Carts, Kind::Payments, Kind::Storm, Kind::Receiving, Kind::Reads] {
+            self.loads.push(Load::new(kind, clients, pace));
+        }
+        self.loads.push(Load::new(Kind::Feed, clients.div_ceil(2), pace * 2));
+        self.loads.push(Load::new(Kind::Operators, 1, Duration::from_secs(2)));
+        self
     }
 
     /// With one more load.
@@ -202,6 +224,28 @@ async fn within<T>(bound: Duration, part: &'static str, work: impl Future<Output
     tokio::time::timeout(bound, work).await.map_err(|_| (part, format!("not done within {bound:?}")))
 }
 
+fn client_ended(ended: Result<(), JoinError>) -> Result<(), Trouble> {
+    ended.map_err(|error| ("load", format!("a client broke: {error}")))
+}
+
+/// The nemesis at work, which does not outlive the run.
+struct AbortOnDrop(JoinHandle<Result<(), String>>);
+
+impl Future for AbortOnDrop {
+    type Output = Result<(), String>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let ended = Pin::new(&mut self.0).poll(context);
+        ended.map(|ended| ended.unwrap_or_else(|error| Err(format!("the nemesis broke: {error}"))))
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Running<'_> {
     async fn whole(&mut self, data: &mut RunData) -> Result<(), Trouble> {
         let plan = self.plan;
@@ -222,9 +266,8 @@ impl Running<'_> {
             stop: self.stopped.clone(),
         };
         let mut clients = workloads::start(&stage, &plan.loads);
-        self.attack().await?;
-        let stopped = self.stop.send_replace(true);
-        assert!(!stopped, "nobody else ends a run");
+        self.attack(&mut clients).await?;
+        self.stop.send_replace(true);
         self.heal().await.map_err(|why| ("heal", why))?;
         let healed = self.cluster.now();
         self.recorder.end_all_faults(healed);
@@ -232,7 +275,7 @@ impl Running<'_> {
         data.finals.first_write_after_heal = Some(alive.saturating_sub(healed));
         within(plan.bounds.drain, "drain", async {
             while let Some(ended) = clients.join_next().await {
-                ended.map_err(|error| ("drain", format!("a client broke: {error}")))?;
+                client_ended(ended)?;
             }
             Ok(())
         })
@@ -256,28 +299,45 @@ impl Running<'_> {
         Client::new(id, self.cluster.clone(), self.recorder.clone(), &self.rng, patience)
     }
 
-    /// Runs the nemesis for its time.
-    async fn attack(&self) -> Result<(), Trouble> {
+    /// Runs the nemesis for its time, or until there is no more load: faults that hit nothing show nothing.
+    async fn attack(&self, clients: &mut JoinSet<()>) -> Result<(), Trouble> {
         tokio::time::sleep(self.plan.warm_up).await;
         let chaos_us = u64::try_from(self.plan.chaos.as_micros()).unwrap_or(u64::MAX);
         let until = self.cluster.now().saturating_add(chaos_us);
         let rng = self.rng.fork("nemesis");
         let context = Context::new(self.cluster.clone(), self.recorder.clone(), rng, until, self.stopped.clone());
         let nemesis = self.plan.nemesis.clone();
-        let mut attack = tokio::spawn(async move { nemesis.run(&context).await });
-        let ended = tokio::time::timeout(self.plan.chaos + self.plan.bounds.stop, &mut attack).await;
-        match ended {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(why))) => return Err(("attack", why)),
-            Ok(Err(error)) => return Err(("attack", format!("the nemesis broke: {error}"))),
-            Err(_) => {
-                attack.abort();
-                return Err(("attack", format!("the nemesis did not end within {:?}", self.plan.bounds.stop)));
+        let attack = tokio::spawn(async move { nemesis.run(&context).await });
+        let attack = AbortOnDrop(attack);
+        let bound = tokio::time::sleep(self.plan.chaos + self.plan.bounds.stop);
+        tokio::pin!(attack, bound);
+        let had_clients = !clients.is_empty();
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut attack => {
+                    ended.map_err(|why| ("attack", why))?;
+                    break;
+                }
+                Some(ended) = clients.join_next() => {
+                    client_ended(ended)?;
+                    if had_clients && clients.is_empty() {
+                        self.stop.send_replace(true);
+                    }
+                }
+                () = &mut bound => {
+                    return Err(("attack", format!("the nemesis did not end within {:?}", self.plan.bounds.stop)));
+                }
             }
         }
         // A nemesis that has done its part before the time is over leaves the rest to the load.
-        let left = Duration::from_micros(until.saturating_sub(self.cluster.now()));
-        tokio::time::sleep(left).await;
+        while !clients.is_empty() && self.cluster.now() < until {
+            let left = Duration::from_micros(until.saturating_sub(self.cluster.now()));
+            match tokio::time::timeout(left, clients.join_next()).await {
+                Ok(Some(ended)) => client_ended(ended)?,
+                Ok(None) | Err(_) => break,
+            }
+        }
         Ok(())
     }
 
