@@ -16,8 +16,110 @@ pub struct Cli {
 /// The commands. (`node …`, which is the program under attack itself, is looked for before these.)
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Attack real node processes in network namespaces, on disks that lose power (needs root)
+    Chaos(ChaosArgs),
+    /// Let nodes die at the N-th write, fsync and rename of every phase of their lives (needs root)
+    CrashPoints(CrashPointArgs),
     /// Check a history that was kept, or one of somebody else in the same format
     Check(CheckArgs),
+    /// Hunt bugs planted on purpose, and write the table of what caught them (needs the feature `planted`)
+    Planted(PlantedArgs),
+    /// One look of the hunt
+    #[cfg(feature = "planted")]
+    #[command(hide = true)]
+    PlantedLook(PlantedLookArgs),
+}
+
+/// What all attacks take.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Where reports and whatever a failure leaves are put
+    #[arg(long, value_name = "DIR", default_value = "target/adversary")]
+    pub dir: PathBuf,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which program is attacked.
+#[derive(Debug, Args)]
+pub struct Program {
+    /// Binary to attack instead of the one built with this program
+    #[arg(long, value_name = "FILE")]
+    pub agora: Option<PathBuf>,
+}
+
+/// `chaos`.
+#[derive(Debug, Args)]
+pub struct ChaosArgs {
+    /// How long, all in all
+    #[arg(long, default_value_t = 5.0)]
+    pub minutes: f64,
+    /// Everything by chance comes from it
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Attacks, as in N1,N6; all of them by default
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub nemesis: Vec<String>,
+    /// Nodes that found each cluster
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=5))]
+    pub nodes: u64,
+    /// Loads: a scenario's name, or workloads joined by +, as in W1+W7; each in turn by default
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub scenario: String,
+    /// Seconds of attack on one cluster before it is judged
+    #[arg(long, default_value_t = 60)]
+    pub batch_seconds: u64,
+    /// Keep histories and disks of what passed, too
+    #[arg(long)]
+    pub keep: bool,
+    /// Binary of another version, which N14 swaps nodes to
+    #[arg(long, value_name = "FILE")]
+    pub other_agora: Option<PathBuf>,
+    /// What is attacked
+    #[command(flatten)]
+    pub program: Program,
+    /// What is left
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `planted-look`.
+#[cfg(feature = "planted")]
+#[derive(Debug, Args)]
+pub struct PlantedLookArgs {
+    /// What to look at
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+/// `crash-points`.
+#[derive(Debug, Args)]
+pub struct CrashPointArgs {
+    /// Points to hit
+    #[arg(long, default_value_t = 300)]
+    pub points: u64,
+    /// Decides the order of the points
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// No point is begun after so many minutes
+    #[arg(long, default_value_t = 10.0)]
+    pub minutes: f64,
+    /// Clusters side by side
+    #[arg(long, default_value_t = 2)]
+    pub clusters: usize,
+    /// Every other crash is followed by a loss of power
+    #[arg(long)]
+    pub power: bool,
+    /// Only these points, as in append/leader/write/3
+    #[arg(long, value_name = "POINT", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// What is attacked
+    #[command(flatten)]
+    pub program: Program,
+    /// What is left
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `check`.
@@ -31,4 +133,18 @@ pub struct CheckArgs {
     /// Write the page with the timeline there
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+/// `planted`.
+#[derive(Debug, Args)]
+pub struct PlantedArgs {
+    /// Bugs by name; all of them by default
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Looks at this kind of place only: simulation, processes or test
+    #[arg(long)]
+    pub kind: Option<String>,
+    /// Most looks per place; 0 for the places' own bounds
+    #[arg(long, default_value_t = 0)]
+    pub looks: u32,
 }

@@ -1,19 +1,23 @@
 //! The adversary's commands: attack a cluster, simulated or real, and tell what came of it.
 //!
 //! - [`cli`]: the words of the command line.
+//! - [`real`]: attacks on real processes.
 //! - [`verdict`]: how every command ends: files, a table or JSON, one line that repeats a failure, an exit code.
 //!
 //! The work itself is in crates of its own: `agora-scenario` (what is done), `agora-sim` and `agora-process` (to what),
 //! `agora-checkers` (whether it was right).
 
 mod cli;
+mod real;
 mod verdict;
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 
-use self::cli::{Cli, Command};
+use self::cli::{Cli, Command, PlantedArgs};
+#[cfg(feature = "planted")]
+use crate::planted;
 
 /// Runs the command line of this process. 0: every promise was kept; 1: one was broken, or the attack did not happen;
 /// 2: a command line that is not understood.
@@ -26,7 +30,12 @@ pub fn main() -> ExitCode {
         return agora_node::main_of(std::iter::once(OsString::from("agora")).chain(rest.into_iter().skip(1)));
     }
     let done = match Cli::parse_from(std::iter::once(own).chain(rest)).command {
+        Command::Chaos(args) => real::inside(|inside| async move { real::chaos(inside, &args).await }),
+        Command::CrashPoints(args) => real::inside(|inside| async move { real::crash_points(inside, &args).await }),
         Command::Check(args) => verdict::check(&args),
+        Command::Planted(args) => hunt(args),
+        #[cfg(feature = "planted")]
+        Command::PlantedLook(args) => planted::child(&args.args).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -36,4 +45,24 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `planted`, in a build where none is.
+#[cfg(not(feature = "planted"))]
+fn hunt(_: PlantedArgs) -> Result<bool, String> {
+    let how = "cargo run -p agora-cluster-tests --features planted -- planted";
+    Err(format!("no bug is planted in this build: {how}"))
+}
+
+/// `planted`.
+#[cfg(feature = "planted")]
+fn hunt(args: PlantedArgs) -> Result<bool, String> {
+    let options =
+        planted::Options { only: args.only, kind: args.kind, looks_max: args.looks, ..planted::Options::default() };
+    let program = std::env::current_exe().map_err(|error| format!("the path of this program: {error}"))?;
+    let escaped = planted::hunt(&options, &planted::Tools::new(program))?;
+    if !escaped.is_empty() {
+        eprintln!("not caught: {}", escaped.join(", "));
+    }
+    Ok(escaped.is_empty())
 }

@@ -1,29 +1,37 @@
-//! How every command ends: the summary as JSON and as a page, a table, an exit code.
+//! How every command ends: the report as JSON and as a page, a table, an exit code.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
 use agora_checkers::Checked;
 use agora_history::{RunData, RunDir};
 use agora_scenario::report::{Summary, page, render};
+use serde::Serialize;
 
-use super::cli::CheckArgs;
+use super::cli::{CheckArgs, Output};
 
 /// What all checkers say of a run.
-pub fn judge(data: &RunData) -> Vec<Checked> {
+fn judge(data: &RunData) -> Vec<Checked> {
     agora_checkers::all().into_iter().map(|checker| checker(data)).collect()
 }
 
+fn put(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Writes `<name>.json`, from which the figures of the README are made.
+pub fn write(output: &Output, name: &str, report: &impl Serialize) -> Result<(), String> {
+    fs::create_dir_all(&output.dir).map_err(|error| format!("{}: {error}", output.dir.display()))?;
+    let json = serde_json::to_vec(report).map_err(|error| error.to_string())?;
+    put(&output.dir.join(format!("{name}.json")), &json)
+}
+
 /// Writes `<name>.json` and `<name>.html`, and prints the summary.
-///
-/// # Errors
-/// Those of the file system.
-pub fn publish(dir: &Path, name: &str, title: &str, summary: &Summary, json: bool) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    fs::write(dir.join(format!("{name}.json")), serde_json::to_vec(summary)?)?;
-    let shown = dir.join(format!("{name}.html"));
-    fs::write(&shown, page(title, summary))?;
-    if json {
-        println!("{}", serde_json::to_string(summary)?);
+pub fn publish(output: &Output, name: &str, title: &str, summary: &Summary) -> Result<(), String> {
+    write(output, name, summary)?;
+    let shown = output.dir.join(format!("{name}.html"));
+    put(&shown, page(title, summary).as_bytes())?;
+    if output.json {
+        println!("{}", serde_json::to_string(summary).map_err(|error| error.to_string())?);
     } else {
         println!("{}", render(summary));
         println!("page: {}", shown.display());
@@ -37,7 +45,7 @@ pub fn check(args: &CheckArgs) -> Result<bool, String> {
     let mut summary = Summary::default();
     summary.add(&data, &judge(&data));
     if let Some(path) = &args.html {
-        fs::write(path, page("Agora under attack", &summary)).map_err(|error| format!("{}: {error}", path.display()))?;
+        put(path, page("Agora under attack", &summary).as_bytes())?;
     }
     if args.json {
         println!("{}", serde_json::to_string(&summary).map_err(|error| error.to_string())?);

@@ -1,0 +1,124 @@
+//! Commands that attack real processes. Each goes into namespaces of its own first, so it needs root.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use agora_process::{
+    Inside, NodeProgram, chaos,
+    disk::{crash_plan::Point, crash_points},
+    enter,
+};
+use agora_scenario::report::table;
+
+use super::{
+    cli::{ChaosArgs, CrashPointArgs, Program},
+    verdict,
+};
+
+/// How many requests of the harness run at once.
+const THREADS: usize = 2;
+
+/// Goes inside (in a process of its own that replaces this one), then works.
+pub fn inside<F: Future<Output = Result<bool, String>>>(work: impl FnOnce(Inside) -> F) -> Result<bool, String> {
+    let inside = enter().map_err(|missing| missing.to_string())?;
+    on_threads(work(inside))
+}
+
+fn on_threads<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
+    runtime.map_err(|error| format!("cannot start a runtime: {error}"))?.block_on(work)
+}
+
+/// The program under attack: the one built with this, or another.
+pub fn program(args: &Program) -> Result<NodeProgram, String> {
+    match &args.agora {
+        Some(path) => other(path),
+        None => NodeProgram::own().map_err(|error| format!("the path of this program: {error}")),
+    }
+}
+
+fn other(path: &PathBuf) -> Result<NodeProgram, String> {
+    let path = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(NodeProgram::agora(path))
+}
+
+/// `chaos`.
+pub async fn chaos(inside: Inside, args: &ChaosArgs) -> Result<bool, String> {
+    let mut all = chaos::ChaosArgs::new(program(&args.program)?);
+    all.time = Duration::from_secs_f64((args.minutes * 60.0).clamp(1.0, 86_400.0));
+    all.seed = args.seed;
+    all.nemeses.clone_from(&args.nemesis);
+    all.nodes = args.nodes;
+    all.scenario.clone_from(&args.scenario);
+    all.batch = Duration::from_secs(args.batch_seconds.clamp(5, 3_600));
+    all.keep = args.keep;
+    all.dir = args.output.dir.join("chaos");
+    all.other = args.other_agora.as_ref().map(other).transpose()?;
+    let report = chaos::chaos(inside, &all).await?;
+    let name = if args.nodes == 3 { "chaos".to_owned() } else { format!("chaos-{}", args.nodes) };
+    verdict::publish(&args.output, &name, "Real processes under attack", &report.summary)?;
+    if !args.output.json {
+        let [all, lost, late, twice] = report.packets;
+        println!("packets between the machines: {all}, lost {lost}, late {late}, twice {twice}");
+        for what in &report.left_out {
+            println!("not done here: {what}");
+        }
+    }
+    for (line, kept) in report.again.iter().zip(&report.kept) {
+        eprintln!("\nkept: {}\nagain: {line}", kept.display());
+    }
+    Ok(report.summary.findings_total == 0 && report.again.is_empty())
+}
+
+/// `crash-points`.
+pub async fn crash_points(_: Inside, args: &CrashPointArgs) -> Result<bool, String> {
+    let only: Vec<Point> = args.only.iter().map(|text| text.parse()).collect::<Result<_, String>>()?;
+    let dir = std::path::absolute(args.output.dir.join("crash-points")).map_err(|error| error.to_string())?;
+    let report = crash_points::run(crash_points::Args {
+        program: program(&args.program)?,
+        dir,
+        seed: args.seed,
+        points: args.points,
+        wall: Duration::from_secs_f64((args.minutes * 60.0).clamp(1.0, 86_400.0)),
+        clusters: args.clusters.clamp(1, 8),
+        power: args.power,
+        only,
+    })
+    .await;
+    verdict::write(&args.output, "crash-points", &report)?;
+    if args.output.json {
+        println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+    } else {
+        let rows: Vec<Vec<String>> = report
+            .by_phase
+            .iter()
+            .map(|(phase, calls)| {
+                let all: u64 = calls.values().sum();
+                let what: Vec<String> = calls.iter().map(|(call, hits)| format!("{call} {hits}")).collect();
+                vec![phase.clone(), all.to_string(), what.join(", ")]
+            })
+            .collect();
+        println!("{}", table(&["phase", "died", "last call"], &rows));
+        println!(
+            "{} crash points ({} different, {} while leading), {} losses of power, {} meant that did not occur, in {:.0} s; \
+             {} orders promised, {} digests compared",
+            report.hit,
+            report.different,
+            report.hit_leading,
+            report.power_losses,
+            report.missed,
+            report.wall_s,
+            report.promised,
+            report.digests_compared,
+        );
+    }
+    for finding in &report.findings {
+        let kept = finding.kept.display();
+        eprintln!("\nBROKEN  {}: {}\nkept: {kept}\nagain: {}", finding.point, finding.what, finding.again);
+    }
+    // Whoever names points wants to see them; otherwise a run that hit next to nothing proves nothing.
+    let is_vacuous = report.hit == 0;
+    if is_vacuous {
+        eprintln!("no node died: nothing was tested");
+    }
+    Ok(report.findings.is_empty() && !is_vacuous)
+}
