@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod codec;
 pub mod collect;
+pub mod invariants;
 pub mod nemesis;
 pub mod recorder;
 pub mod report;

@@ -100,19 +100,19 @@ async fn spoil(
         recover::insist(context, &[], Errand::Snapshot(node)).await?;
     }
     let down = if rng.per_mille(500) { Act::Kill(only(node)) } else { Act::PowerLoss(only(node)) };
-    let spoil = Act::Corrupt { node, part, damage };
     let hold = rng.between(0, 1_000);
     context.wait_for_load().await;
     let targets = context.targets(&[node]).await;
+    let detail = format!("{down:?}, {damage:?}, hold {hold} ms, start");
+    context.act(down).await?;
+    let part = spoil_what_is_there(context, node, part, damage).await?;
     let word = match damage {
         Damage::FlipBit { .. } => "bit flipped",
         Damage::ZeroSector { .. } => "sector zeroed",
         Damage::Truncate { .. } => "cut short",
     };
-    let detail = format!("{down:?}, {spoil:?}, hold {hold} ms, start");
+    // Noted only now, when it is known which file there was to spoil.
     let fault = context.begin_fault(name, &format!("{word}, {part:?}"), targets, &detail);
-    context.act(down).await?;
-    context.act(spoil).await?;
     context.pause(Duration::from_millis(hold)).await;
     context.act(Act::Start(node)).await?;
     match recover::comes_back(context, node).await? {
@@ -128,4 +128,16 @@ async fn spoil(
     }
     context.end_fault(fault);
     Ok(())
+}
+
+/// Spoils the part, or, where the node has no such file yet, one that every node has. Says which.
+async fn spoil_what_is_there(context: &Context, node: NodeId, part: Part, damage: Damage) -> Result<Part, String> {
+    let mut last = String::new();
+    for part in [part, Part::RowsJournal, Part::Log] {
+        match context.act(Act::Corrupt { node, part, damage }).await {
+            Ok(()) => return Ok(part),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }

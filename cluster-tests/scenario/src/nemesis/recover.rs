@@ -20,9 +20,8 @@ use crate::{
 pub const WHOLE_BOUND: Duration = Duration::from_secs(60);
 /// A healed majority that does not lead after so long has a defect.
 pub const QUORUM_BOUND: Duration = Duration::from_secs(20);
-/// A damaged node that does not follow the leader after so long is refused. Rebuilding rows takes seconds; a start that
-/// finds no peer to take them from gives up after 30.
-const RETURN_BOUND: Duration = Duration::from_secs(40);
+/// A damaged node that does not follow the leader after so long is refused. Rebuilding rows takes a few seconds.
+const RETURN_BOUND: Duration = Duration::from_secs(20);
 /// One step of an operator that is not done after so long has a defect.
 const STEP_BOUND: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
