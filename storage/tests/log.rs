@@ -265,6 +265,30 @@ fn rot_anywhere_in_a_closed_log_is_damage_or_does_not_matter() {
 }
 
 #[test]
+fn a_crash_anywhere_in_an_opening_leaves_a_log_that_opens() {
+    let disk = MemDisk::new();
+    let log = disk.open_log().unwrap();
+    log.write(vec![LogOp::Identity(identity()), LogOp::Vote(vec![3]), append(1, 40)]).unwrap();
+    log.write(vec![append(41, 10)]).unwrap();
+    let before = Model::of(&log);
+    disk.kill();
+    drop(log);
+    // An opening, and one after it that is not like the first, each of which ends at any of its writes.
+    let mut interrupted = 0;
+    for (first, second, power) in (0..12).flat_map(|n| (0..12).flat_map(move |m| [(n, m, false), (n, m, true)])) {
+        let disk = disk.fork();
+        for writes in [first, second] {
+            disk.stop_log_after(writes);
+            interrupted += u32::from(disk.open_log().is_err());
+            if power { disk.crash(writes) } else { disk.kill() }
+        }
+        let log = disk.open_log().unwrap_or_else(|error| panic!("{first}, {second}, power {power}: {error}"));
+        assert_eq!(Model::of(&log), before, "{first}, {second}, power {power}");
+    }
+    assert!(interrupted > 100, "{interrupted}");
+}
+
+#[test]
 fn half_a_log_left_by_a_crash_while_making_it_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FileDisk::new(dir.path(), RowOptions::default()).unwrap();

@@ -23,6 +23,8 @@ const TWO_PHASES: u8 = 4;
 const SLOTS: [usize; 2] = [64, 192];
 const SLOT_VERSION: u8 = 3;
 const HAS_ROOTS: std::ops::Range<usize> = 1..3;
+/// Page and checksum. The length after them is counted anew by a repair.
+const USER_ROOT: std::ops::Range<usize> = 8..32;
 const USER_CHECKSUM: usize = 16;
 const SYSTEM_CHECKSUM: usize = 48;
 const TRANSACTION: usize = 104;
@@ -52,7 +54,9 @@ pub(super) fn make_repair(backend: &impl StorageBackend) -> Result<()> {
             let at = slot + TRANSACTION;
             u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"))
         };
-        if transaction(primary) < transaction(other) {
+        // Opening a log that was not closed, and closing one, commit the user's tables once more as they are, in two
+        // phases; one that was killed between them looks like this too, and then both slots say the same.
+        if transaction(primary) < transaction(other) && header[primary..][USER_ROOT] != header[other..][USER_ROOT] {
             return Err(Error::corrupt("log: the header names an old commit as the last one"));
         }
         header[other + HAS_ROOTS.start..other + HAS_ROOTS.end].fill(1);
