@@ -13,14 +13,14 @@ use agora_history::{Answer, FeedEvent, Item, NodeFinals, Reply, RunData, Stock};
 use crate::{
     Checked,
     report::Report,
-    words::{Fact, Line, Status, Units, fact},
+    words::{Fact, Line, Status, Units, fact, longest_feed},
 };
 
 /// Checks a run.
 pub fn check(data: &RunData) -> Checked {
     let mut report = Report::new("C4", "stock and money are conserved at every index");
     let mut books = Books::default();
-    let feed = data.feeds.values().next().map(Vec::as_slice).unwrap_or_default();
+    let feed = longest_feed(data);
     let mut from = 0;
     while from < feed.len() {
         let index = feed[from].index;

@@ -2,20 +2,18 @@
 //!
 //! All definite answers under a key are those of one request, and equal to the byte and the index. A request that comes
 //! with a key that another one has is not decided and leaves nothing. The feed tells of at most one request per key,
-//! and of each once: its events stand together.
+//! and of each once: its events stand together. And a key is only called another's, or busy, when somebody else used it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agora_history::{Call, FeedEvent, Reply, RunData};
 
-use crate::{Checked, report::Report};
+use crate::{Checked, report::Report, words::longest_feed};
 
 /// Checks a run.
 pub fn check(data: &RunData) -> Checked {
     let mut report = Report::new("C6", "one key has one effect and one answer");
-    let empty = Vec::new();
-    let feed = data.feeds.values().next().unwrap_or(&empty);
-    let effects = effects(feed, &mut report);
+    let effects = effects(longest_feed(data), &mut report);
     let mut keys: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
     for call in data.calls.iter().filter(|call| call.request.is_write()) {
         match &call.key {
@@ -29,6 +27,7 @@ pub fn check(data: &RunData) -> Checked {
         reused += u64::from(calls.iter().any(|call| call.trace != calls[0].trace));
         one_answer(key, calls, &mut report);
         one_effect(key, calls, &effects, &mut report);
+        somebody_else(key, calls, &mut report);
     }
     report.figure("keys_with_several_requests", reused as f64);
     report.figure("replayed_answers", data.calls.iter().filter(|call| call.replayed).count() as f64);
@@ -91,5 +90,23 @@ fn one_effect(key: &str, calls: &[&Call], effects: &HashSet<&str>, report: &mut 
     {
         let what = format!("the key {key} belongs to {:?}, and {:?} took effect", decided.request, other.request);
         report.find(what, &[decided.op, other.op], decided.index);
+    }
+}
+
+/// Who is told that the key is another's, or that its first request still runs, is not the first to use it.
+fn somebody_else(key: &str, calls: &[&Call], report: &mut Report) {
+    for call in calls {
+        let Reply::NotDone { code, .. } = &call.reply else { continue };
+        let before =
+            |other: &&&Call| other.invoked < call.returned && (other.op, other.attempt) != (call.op, call.attempt);
+        let others = || calls.iter().filter(before);
+        let is_true = match code.as_str() {
+            "IDEMPOTENCY_KEY_REUSED" => others().any(|other| other.request != call.request),
+            "IDEMPOTENCY_IN_FLIGHT" => others().next().is_some(),
+            _ => true,
+        };
+        if !is_true {
+            report.find(format!("{code} for the key {key}, which nobody else had used"), &[call.op], None);
+        }
     }
 }

@@ -16,14 +16,14 @@ use agora_history::{Answer, Item, Order, Reply, RunData};
 use crate::{
     Checked,
     report::Report,
-    words::{Fact, Status, fact},
+    words::{Fact, Status, fact, longest_feed},
 };
 
 /// Checks a run.
 pub fn check(data: &RunData) -> Checked {
     let mut report = Report::new("C7", "only legal transitions, each once");
     let mut lives: HashMap<&str, Vec<(Status, u64)>> = HashMap::new();
-    for event in data.feeds.values().next().into_iter().flatten() {
+    for event in longest_feed(data) {
         let (order, to) = match fact(event) {
             Some(Fact::Placed { order, .. }) => (order, Status::Created),
             Some(Fact::Moved { order, to, .. }) => (order, to),

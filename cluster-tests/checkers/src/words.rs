@@ -1,7 +1,13 @@
 //! The feed's events as typed facts, read from their JSON by name.
 
-use agora_history::FeedEvent;
+use agora_history::{FeedEvent, RunData};
 use serde_json::Value;
+
+/// The feed that goes furthest: C9 sees to it that the others are the same as far as they go.
+pub(crate) fn longest_feed(data: &RunData) -> &[FeedEvent] {
+    let longest = data.feeds.values().max_by_key(|feed| (feed.last().map(|event| event.index), feed.len()));
+    longest.map(Vec::as_slice).unwrap_or_default()
+}
 
 /// How far an order has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

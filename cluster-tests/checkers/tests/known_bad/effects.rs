@@ -170,8 +170,9 @@ fn asked_again(data: &mut RunData, change: impl Fn(&mut Call)) -> Option<()> {
 fn asking_again_gets_the_same_answer() {
     let mut data = perfect_run(&Plan { operations: 1_500, ..Plan::default() });
     asked_again(&mut data, |_| ()).unwrap();
-    for name in ["C1", "C4", "C5", "C6", "C7", "C9"] {
-        assert!(verdicts(&data)[name].findings.is_empty(), "{:#?}", verdicts(&data)[name]);
+    for (name, checker) in CHECKERS {
+        let checked = checker(&data);
+        assert!(checked.findings.is_empty(), "{name}: {checked:#?}");
     }
 }
 
@@ -192,5 +193,15 @@ fn a_no_after_a_yes_under_one_key() {
             let refusal = Refusal { code: "INVENTORY_SHORTAGE".to_owned(), ..Refusal::default() };
             again.reply = Reply::Refused { status: 409, refusal };
         })
+    });
+}
+
+#[test]
+fn a_fresh_key_that_is_called_used() {
+    caught_by(&["C6"], |data| {
+        let reused =
+            |call: &&mut Call| matches!(&call.reply, Reply::NotDone { code, .. } if code == "IDEMPOTENCY_KEY_REUSED");
+        data.calls.iter_mut().find(reused)?.key = Some("never used before".to_owned());
+        Some(())
     });
 }

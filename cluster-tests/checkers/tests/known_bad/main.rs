@@ -1,10 +1,8 @@
 //! Histories that are known to be wrong: each breaks one promise in one place, and the checkers that keep that promise
 //! must say so. The histories are true ones with one lie.
 
-use std::collections::BTreeMap;
-
 use agora_checkers::{
-    Checked, all,
+    Checked, Checker, c01_model, c04_conservation, c05_acknowledged, c06_one_effect, c07_transitions, c09_digest,
     testing::{Plan, each_feed, perfect_run},
 };
 use agora_history::{Answer, Call, FeedEvent, Item, Level, Op, Order, Outcome, Refusal, Reply, RunData, operations};
@@ -18,20 +16,30 @@ mod orders;
 mod refusals;
 mod time;
 
-fn verdicts(data: &RunData) -> BTreeMap<String, Checked> {
-    all().into_iter().map(|checker| checker(data)).map(|checked| (checked.checker.clone(), checked)).collect()
+const CHECKERS: [(&str, Checker); 6] = [
+    ("C1", c01_model::check),
+    ("C4", c04_conservation::check),
+    ("C5", c05_acknowledged::check),
+    ("C6", c06_one_effect::check),
+    ("C7", c07_transitions::check),
+    ("C9", c09_digest::check),
+];
+
+fn verdict(name: &str, data: &RunData) -> Checked {
+    let (_, checker) = CHECKERS.iter().find(|(known, _)| *known == name).expect("a checker");
+    checker(data)
 }
 
 /// Breaks a true history, and expects all of `checkers` to reject it.
 #[track_caller]
 fn caught_by(checkers: &[&str], lie: impl Fn(&mut RunData) -> Option<()>) {
     let mut data = perfect_run(&Plan { operations: 1_500, ..Plan::default() });
-    let truth = format!("{data:?}");
+    let truth = data.clone();
     lie(&mut data).expect("the history has what is to be broken");
-    assert!(format!("{data:?}") != truth, "the lie changed nothing");
-    let verdicts = verdicts(&data);
+    let is_true = (&data.calls, &data.feeds, &data.finals) == (&truth.calls, &truth.feeds, &truth.finals);
+    assert!(!is_true, "the lie changed nothing");
     for name in checkers {
-        let checked = verdicts.get(*name).expect("a checker");
+        let checked = verdict(name, &data);
         assert!(!checked.findings.is_empty(), "{name} found nothing: {checked:#?}");
     }
 }
