@@ -149,9 +149,16 @@ fn expect(data: &RunData, wanted: &[(&str, u32)]) {
     }
 }
 
-/// What holds for every run: all was answered, the feed names every effect, and what is left adds up.
+/// What holds for every run: all was answered, the feed names every effect, what is left adds up, and no checker finds
+/// fault with it.
 #[track_caller]
 fn sound(data: &RunData) {
+    for checker in agora_checkers::all() {
+        let checked = checker(data);
+        // Without faults there is nothing to cover.
+        assert!(checked.findings.is_empty() || checked.checker == "C11", "{checked:#?}");
+        assert_eq!(checked.undecided, 0, "{checked:#?}");
+    }
     for call in &data.calls {
         let is_dropped = matches!(&call.reply, Reply::Unknown { why, .. } if why == "the client threw the answer away");
         assert!(is_dropped || !matches!(call.reply, Reply::Unknown { .. }), "{call:?}");
