@@ -163,13 +163,14 @@ impl Client {
         let mut node = self.some_node();
         let mut last = Reply::NotDone { status: 0, code: "NOT_TRIED".to_owned() };
         let mut attempt = 0;
+        let mut other = None;
         while attempt < self.patience.attempts_max {
             last = self.try_write(&intent, attempt, node).await;
             attempt += 1;
             if is_definite(&last) || Instant::now() >= until {
                 break;
             }
-            self.misbehave(&intent).await;
+            self.misbehave(&intent, &mut other).await;
             self.pause(attempt, until).await;
             node = self.another_node(node);
         }
@@ -177,7 +178,7 @@ impl Client {
             // Asked again although it is known: the answer must be the same, from any node.
             node = self.another_node(node);
             self.attempt(&intent, attempt, node, self.patience.attempt).await;
-            self.misbehave(&intent).await;
+            self.misbehave(&intent, &mut other).await;
         }
         last
     }
@@ -195,15 +196,19 @@ impl Client {
         reply
     }
 
-    /// Sends another body under the same key, now and then. It may even win, if the first one never arrived.
-    async fn misbehave(&mut self, intent: &Intent) {
+    /// Sends another body under the same key, now and then. It may even win, if the first one never arrived; so whenever
+    /// it is sent again, it is one more attempt at the same operation.
+    async fn misbehave(&mut self, intent: &Intent, other: &mut Option<(Intent, u32)>) {
         if !self.rng.per_mille(self.manners.alter_per_mille) {
             return;
         }
-        let Some(other) = altered(&intent.request) else { return };
-        let other = self.recorder.altered(intent, other);
+        if other.is_none() {
+            *other = altered(&intent.request).map(|request| (self.recorder.altered(intent, request), 0));
+        }
+        let Some((other, attempt)) = other else { return };
         let node = self.some_node();
-        self.attempt(&other, 0, node, self.patience.attempt).await;
+        self.attempt(other, *attempt, node, self.patience.attempt).await;
+        *attempt += 1;
     }
 
     async fn pause(&mut self, attempt: u32, until: Instant) {
