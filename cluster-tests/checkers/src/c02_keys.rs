@@ -15,6 +15,7 @@ use agora_history::{
 };
 
 use crate::{
+    c02_known::{Known, Told},
     c02_objects::{Amounts, Delta, Life, OrderOp, PoolOp, Terms, TermsOp},
     wgl::{Entry, Place},
     words::{Fact, Status, fact},
@@ -22,8 +23,6 @@ use crate::{
 
 /// Operation id of what no client asked for.
 pub const NOBODY: u64 = u64::MAX;
-/// Totals an unanswered order may have had, by the prices its SKUs ever had.
-const TOTALS_MAX: usize = 64;
 /// An order may expire so much before its time by the clients' clock.
 const EARLY_MS: u64 = 500;
 
@@ -42,63 +41,19 @@ pub struct Keys {
     pub odd: Vec<(u64, String)>,
 }
 
-/// What is known of an order.
-#[derive(Clone, Debug, Default)]
-struct Known {
-    account: String,
-    lines: Vec<(String, i64)>,
-    total: i64,
-    /// `None` where it is not known whether the total was held.
-    held: Option<bool>,
-    ttl_ms: Option<u64>,
-    placed_from: Micros,
-    /// The latest time at which it is known to have been open when asked, and the earliest at which it was cancelled.
-    open_at: Micros,
-    cancelled_by: Option<Micros>,
-    /// Where the feed tells that it was placed, and that its time ran out.
-    place: Option<Place>,
-    expired: Option<Place>,
-    /// A client was told that its own request cancelled, shipped, paid it.
-    told: BTreeSet<Status>,
-    /// What became of it in the end, if that is known.
-    ever: Option<BTreeSet<Status>>,
-}
-
-impl Known {
-    /// Whether an unanswered request may have moved it there.
-    fn may_have_become(&self, to: Status) -> bool {
-        let by_another = self.told.contains(&to) || (to == Status::Cancelled && self.expired.is_some());
-        !by_another && self.ever.as_ref().is_none_or(|ever| ever.contains(&to))
-    }
-
-    /// What each way of calling it off does to the wallet.
-    fn money_back(&self) -> Vec<Delta> {
-        let refund = Delta { all: self.total, promised: 0, changes: 1 };
-        let release = Delta { all: 0, promised: -self.total, changes: 1 };
-        let was_paid = self.ever.as_ref().map(|ever| ever.contains(&Status::Paid));
-        let mut ways = Vec::new();
-        if was_paid != Some(false) {
-            ways.push(refund);
-        }
-        if was_paid != Some(true) && self.held != Some(false) {
-            ways.push(release);
-        }
-        ways
-    }
-}
-
-struct Maker<'a> {
-    data: &'a RunData,
-    ops: Vec<Operation<'a>>,
-    feed: &'a [FeedEvent],
-    known: BTreeMap<String, Known>,
-    prices: BTreeMap<String, BTreeSet<i64>>,
+/// The maker of the histories.
+pub struct Maker<'a> {
+    pub data: &'a RunData,
+    pub ops: Vec<Operation<'a>>,
+    pub feed: &'a [FeedEvent],
+    pub known: BTreeMap<String, Known>,
+    pub prices: BTreeMap<String, BTreeSet<i64>>,
     /// Unanswered orders that somebody saw by their key: op, the order, and when it was seen at last.
-    evidence: BTreeMap<u64, (Order, Micros)>,
+    pub evidence: BTreeMap<u64, (Order, Micros)>,
     /// Where the feed tells first of what a request did. Only a proposal, see `crate::witness`.
-    places: HashMap<&'a str, Place>,
-    keys: Keys,
-    end: Micros,
+    pub places: HashMap<&'a str, Place>,
+    pub keys: Keys,
+    pub end: Micros,
 }
 
 /// Makes the histories of a run.
@@ -132,7 +87,7 @@ pub fn keys(data: &RunData) -> Keys {
 }
 
 /// Units per SKU, what is named twice summed.
-fn sum(items: &[(String, u32)]) -> BTreeMap<&str, i64> {
+pub fn sum(items: &[(String, u32)]) -> BTreeMap<&str, i64> {
     let mut summed = BTreeMap::new();
     for (sku, quantity) in items {
         *summed.entry(sku.as_str()).or_default() += i64::from(*quantity);
@@ -156,28 +111,28 @@ fn of_order(order: &Order) -> Option<Life> {
     Some(Life { status: Status::of(&order.status)?, version: order.version })
 }
 
-fn statuses(order: &Order) -> BTreeSet<Status> {
+pub fn statuses(order: &Order) -> BTreeSet<Status> {
     order.steps.iter().filter_map(|(status, _)| Status::of(status)).chain(Status::of(&order.status)).collect()
 }
 
 /// The order's lines as they are in an answer.
-fn lines(order: &Order) -> Vec<(String, i64)> {
+pub fn lines(order: &Order) -> Vec<(String, i64)> {
     order.lines.iter().map(|line| (line.sku.clone(), i64::from(line.quantity))).collect()
 }
 
 /// A linearizable read's answer counts as of the attempt that brought it, a write's as of the first attempt.
-fn asked_at(operation: &Operation<'_>) -> Micros {
+pub fn asked_at(operation: &Operation<'_>) -> Micros {
     match operation.decisive {
         Some(call) if !operation.request.is_write() => call.invoked,
         _ => operation.invoked,
     }
 }
 
-fn is_exact(call: &Call) -> bool {
+pub fn is_exact(call: &Call) -> bool {
     matches!(call.level, None | Some(Level::Linearizable))
 }
 
-fn target(op: &Op) -> Option<(&String, Status)> {
+pub fn target(op: &Op) -> Option<(&String, Status)> {
     match op {
         Op::Pay { order } => Some((order, Status::Paid)),
         Op::Cancel { order } => Some((order, Status::Cancelled)),
@@ -188,141 +143,6 @@ fn target(op: &Op) -> Option<(&String, Status)> {
 }
 
 impl<'a> Maker<'a> {
-    fn learn_prices(&mut self) {
-        for operation in &self.ops {
-            if let Some(Call { reply: Reply::Yes { answer: Answer::Sku(sku), .. }, .. }) = operation.decisive {
-                self.prices.entry(sku.id.clone()).or_default().insert(sku.price);
-            }
-            if let Op::ChangeSku { sku, price: Some(price), .. } = operation.request {
-                self.prices.entry(sku.clone()).or_default().insert(*price);
-            }
-        }
-        for event in self.feed {
-            if let Some(Fact::SkuCreated { sku, price, .. } | Fact::SkuChanged { sku, price, .. }) = fact(event) {
-                self.prices.entry(sku.to_owned()).or_default().insert(price);
-            }
-        }
-    }
-
-    /// Orders by what their placing was answered, by what was seen under its key, and by the feed.
-    fn learn_orders(&mut self) {
-        let mut placed: Vec<(Order, bool, Micros)> = Vec::new();
-        // A key that was used for two bodies does not tell whose order is shown under it.
-        let mut by_key: BTreeMap<&str, Option<usize>> = BTreeMap::new();
-        let mut by_trace: BTreeMap<&str, usize> = BTreeMap::new();
-        for (at, operation) in self.ops.iter().enumerate() {
-            by_trace.insert(operation.attempts[0].trace.as_str(), at);
-            if let Some(key) = &operation.attempts[0].key {
-                let wanted = matches!(operation.request, Op::Place(_)) && operation.outcome == Outcome::Unknown;
-                by_key.entry(key).and_modify(|at| *at = None).or_insert(wanted.then_some(at));
-            }
-            let Some(Call { reply: Reply::Yes { answer, .. }, .. }) = operation.decisive else { continue };
-            match (operation.request, answer) {
-                (Op::Place(basket), Answer::Order(order)) => {
-                    placed.push((order.clone(), basket.hold, operation.invoked));
-                }
-                (Op::PlaceBatch(baskets), Answer::Orders(items)) => {
-                    for (basket, item) in baskets.iter().zip(items) {
-                        if let Item::Order(order) = item {
-                            placed.push((order.clone(), basket.hold, operation.invoked));
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        for operation in &self.ops {
-            let (Op::ReadKey { key }, Some(call)) = (operation.request, operation.decisive) else { continue };
-            let Reply::Yes { answer: Answer::Order(order), .. } = &call.reply else { continue };
-            let Some(at) = by_key.get(key.as_str()).copied().flatten() else { continue };
-            let wanted = &self.ops[at];
-            let seen = self.evidence.entry(wanted.op).or_insert_with(|| (order.clone(), call.returned));
-            seen.1 = seen.1.min(call.returned);
-            if let Op::Place(basket) = wanted.request {
-                placed.push((order.clone(), basket.hold, wanted.invoked));
-            }
-        }
-        for (order, held, invoked) in placed {
-            self.known.entry(order.id.clone()).or_insert_with(|| Known {
-                account: order.account.clone(),
-                lines: lines(&order),
-                total: order.total,
-                held: Some(held),
-                placed_from: invoked,
-                ..Known::default()
-            });
-        }
-        for event in self.feed {
-            match fact(event) {
-                Some(Fact::Placed { order, account, lines, total, held, ttl_ms }) => {
-                    let asked = by_trace.get(event.trace_id.as_str()).map_or(0, |at| self.ops[*at].invoked);
-                    let known = self.known.entry(order.to_owned()).or_insert_with(|| Known {
-                        account: account.to_owned(),
-                        lines: lines.iter().map(|line| (line.sku.to_owned(), line.quantity)).collect(),
-                        total,
-                        held: Some(held),
-                        placed_from: asked,
-                        ..Known::default()
-                    });
-                    known.ttl_ms = Some(ttl_ms);
-                    known.place = Some((event.index, event.sub));
-                }
-                Some(Fact::Moved { order, expired: true, .. }) => {
-                    let known = self.known.entry(order.to_owned()).or_default();
-                    known.expired.get_or_insert((event.index, event.sub));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// When orders were seen to be what.
-    fn learn_lives(&mut self) {
-        for operation in &self.ops {
-            let Some(call) = operation.decisive else { continue };
-            let (from, until) = (asked_at(operation), call.returned);
-            let saw = |known: &mut Known, status: Status| {
-                if status != Status::Cancelled {
-                    known.open_at = known.open_at.max(from);
-                } else {
-                    known.cancelled_by = Some(known.cancelled_by.map_or(until, |by| by.min(until)));
-                }
-            };
-            match &call.reply {
-                Reply::Yes { answer: Answer::Order(order), .. } if operation.request.is_write() || is_exact(call) => {
-                    let known = self.known.entry(order.id.clone()).or_insert_with(|| Known {
-                        account: order.account.clone(),
-                        lines: lines(order),
-                        total: order.total,
-                        ..Known::default()
-                    });
-                    if let Some(status) = Status::of(&order.status) {
-                        saw(known, status);
-                        let to = target(operation.request).map(|(_, to)| to);
-                        if to == Some(status) && !order.no_change {
-                            known.told.insert(status);
-                        }
-                    }
-                }
-                Reply::Refused { refusal: Refusal { transition: Some((was, _)), .. }, .. } => {
-                    if let (Some((order, _)), Some(status)) = (target(operation.request), Status::of(was))
-                        && let Some(known) = self.known.get_mut(order)
-                    {
-                        saw(known, status);
-                    }
-                }
-                _ => {}
-            }
-        }
-        for node in self.data.finals.nodes.values() {
-            for (id, order) in &node.orders {
-                if let Some(known) = self.known.get_mut(id) {
-                    known.ever.get_or_insert_default().extend(statuses(order));
-                }
-            }
-        }
-    }
-
     fn stock(&mut self, sku: &str, span: &Span, what: PoolOp) {
         self.keys.operations.insert(span.op);
         self.keys.stocks.entry(sku.to_owned()).or_default().push(span.entry(what));
@@ -651,8 +471,9 @@ impl<'a> Maker<'a> {
                 // Which of them, the feed proposes.
                 let mut told = self.told_placed(&operation.attempts[0].trace).into_iter().peekable();
                 for basket in baskets {
-                    let wanted = (basket.account.clone(), sum(&basket.items).into_values().collect::<Vec<_>>());
-                    let place = told.next_if(|next| *next == wanted).and(span.place);
+                    let wanted: Vec<i64> = sum(&basket.items).into_values().collect();
+                    let same = |next: &Told| next.account == basket.account && next.quantities == wanted;
+                    let place = told.next_if(same).and(span.place);
                     self.maybe_placed(operation, &Span { place, ..*span }, basket);
                 }
             }
@@ -676,22 +497,6 @@ impl<'a> Maker<'a> {
                 self.of_order(span, &known.account, &known.lines, per_unit, ways);
             }
         }
-    }
-
-    /// Buyer and quantities, in the order of SKUs, of the orders that the feed tells of a request.
-    fn told_placed(&self, trace: &str) -> Vec<(String, Vec<i64>)> {
-        let Some(place) = self.places.get(trace) else { return Vec::new() };
-        let from = self.feed.partition_point(|event| (event.index, event.sub) < *place);
-        self.feed[from..]
-            .iter()
-            .take_while(|event| event.index == place.0 && event.trace_id == trace)
-            .filter_map(|event| match fact(event) {
-                Some(Fact::Placed { account, lines, .. }) => {
-                    Some((account.to_owned(), lines.iter().map(|line| line.quantity).collect()))
-                }
-                _ => None,
-            })
-            .collect()
     }
 
     fn maybe_placed(&mut self, operation: &Operation<'_>, span: &Span, basket: &Basket) {
@@ -719,34 +524,6 @@ impl<'a> Maker<'a> {
                 self.keys.unclear.insert(basket.account.clone());
             }
         }
-    }
-
-    /// What an unanswered basket may have cost: by the prices there were, or, where these are too many, by the feed.
-    fn totals(&self, operation: &Operation<'_>, basket: &Basket) -> Option<BTreeSet<i64>> {
-        let mut totals = BTreeSet::from([0]);
-        for (sku, quantity) in sum(&basket.items) {
-            let prices = self.prices.get(sku)?;
-            totals = totals.iter().flat_map(|sum| prices.iter().map(move |price| sum + price * quantity)).collect();
-            if totals.len() > TOTALS_MAX {
-                break;
-            }
-        }
-        if totals.len() <= TOTALS_MAX {
-            return Some(totals);
-        }
-        if self.feed.is_empty() {
-            return None;
-        }
-        let trace = &operation.attempts[0].trace;
-        let of_trace = self.feed.iter().filter(|event| event.trace_id == *trace && event.aggregate == "order");
-        Some(
-            of_trace
-                .filter_map(|event| match fact(event) {
-                    Some(Fact::Placed { total, account, .. }) if account == basket.account => Some(total),
-                    _ => None,
-                })
-                .collect(),
-        )
     }
 
     /// What nobody asked for: expiries, and what was done by calls that are not in the history.

@@ -101,6 +101,10 @@ impl Spec for Pool {
         }
     }
 
+    fn ways(&self, op: &PoolOp) -> usize {
+        if let PoolOp::Add(deltas) = op { deltas.len() } else { 1 }
+    }
+
     fn clock(&self, state: &Self::State) -> u64 {
         state.map_or(0, |now| now.version)
     }

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use agora_history::RunData;
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+mod agreement;
 pub mod c01_model;
 mod c02_keys;
+mod c02_known;
 pub mod c02_linearizable;
 mod c02_objects;
 mod c03_cycles;

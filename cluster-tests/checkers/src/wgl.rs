@@ -47,6 +47,11 @@ pub trait Spec {
     /// What it is to the search.
     fn nature(&self, op: &Self::Op) -> Nature;
 
+    /// How many states may follow at most.
+    fn ways(&self, _op: &Self::Op) -> usize {
+        1
+    }
+
     /// Something in the state that no operation makes smaller.
     fn clock(&self, _state: &Self::State) -> u64 {
         0
@@ -145,9 +150,9 @@ enum Undo {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Ahead {
     Nothing,
-    /// Something that neither explained nor enabled anything yet.
+    /// Something that has explained nothing yet, while what must go now could have gone first.
     Idle,
-    /// Something that made possible what must go now.
+    /// Something that may have made possible what must go now.
     Enabled,
 }
 
@@ -297,7 +302,8 @@ impl<'a, S: Spec> Search<'a, S> {
         let adds = self.natures[must] == Nature::Adds;
         let mut next = std::mem::take(&mut self.scratch);
         self.spec.step(&self.state, &self.entries[must].what, &mut next);
-        let is_possible = !next.is_empty();
+        // In every way it may go, or what must come before it decides the way.
+        let is_possible = next.len() == self.spec.ways(&self.entries[must].what);
         let mut first = Vec::new();
         if !adds || self.ahead != Ahead::Idle {
             first.extend(next.drain(..).map(|state| Choice { entry: must, state }));
@@ -345,12 +351,11 @@ impl<'a, S: Spec> Search<'a, S> {
         self.walk();
         self.ahead = match must {
             Some(must) if self.at == before && !explained && self.natures[must] == Nature::Adds => {
-                let mut next = std::mem::take(&mut self.scratch);
-                self.spec.step(&self.state, &self.entries[must].what, &mut next);
-                let enabled = !was_possible && !next.is_empty();
-                next.clear();
-                self.scratch = next;
-                if enabled { Ahead::Enabled } else { Ahead::Idle }
+                if was_possible {
+                    Ahead::Idle
+                } else {
+                    Ahead::Enabled
+                }
             }
             _ => Ahead::Nothing,
         };

@@ -403,19 +403,39 @@ fn a_sale_at_a_price_of_the_past() {
     passes("C2", &with(30));
 }
 
+/// The feed of an order of four units whose time ran out.
+fn tell_expiry(pen: &mut Pen, ttl_ms: u64) {
+    let line = json!({"sku_id": "a", "sku_code": "A", "quantity": 4, "unit_price": money(100), "total": money(400)});
+    let placed = json!({"order_id": "o1", "order_no": "1", "user_id": "acc", "lines": [line], "grand_total": money(400),
+        "held": false, "ttl_ms": ttl_ms, "note": ""});
+    pen.event(2, (12, 1), "order.order.created", ("order", "o1", 1), placed);
+    let expired = json!({"status": "CANCELLED", "cause": "EXPIRED", "note": ""});
+    pen.event(0, (20, 1), "order.order.cancelled", ("order", "o1", 2), expired);
+}
+
+#[test]
+fn an_order_that_expires_behind_the_last_call() {
+    let with = |ttl_ms, end: Stock| {
+        let mut pen = ten();
+        place(&mut pen, 2, 20, "o1", 4);
+        tell_expiry(&mut pen, ttl_ms);
+        pen.stock_at_the_end(end);
+        pen.data
+    };
+    passes("C2", &with(4_000, stock("a", 10, 0, 3)));
+    // It may have been read before the order expired.
+    passes("C2", &with(4_000, stock("a", 10, 4, 2)));
+    rejected("C2", &with(4_000, stock("a", 10, 0, 2)), "the last read");
+    rejected("C2", &with(4_000, stock("a", 10, 4, 3)), "the last read");
+}
+
 #[test]
 fn an_order_that_expired_before_its_time() {
     let with = |at: u64| {
         let mut pen = ten();
         place(&mut pen, 2, 20, "o1", 4);
         pen.yes(3, at, at + 10, read_order("o1"), Answer::Order(order("o1", "a", 4, &["CREATED", "CANCELLED"])));
-        let line =
-            json!({"sku_id": "a", "sku_code": "A", "quantity": 4, "unit_price": money(100), "total": money(400)});
-        let placed = json!({"order_id": "o1", "order_no": "1", "user_id": "acc", "lines": [line], "grand_total": money(400),
-            "held": false, "ttl_ms": 900_000, "note": ""});
-        pen.event(2, (12, 1), "order.order.created", ("order", "o1", 1), placed);
-        let expired = json!({"status": "CANCELLED", "cause": "EXPIRED", "note": ""});
-        pen.event(0, (20, 1), "order.order.cancelled", ("order", "o1", 2), expired);
+        tell_expiry(&mut pen, 900_000);
         pen.data
     };
     rejected("C2", &with(60_000), "o1: no order");
