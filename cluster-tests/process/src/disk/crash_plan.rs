@@ -155,6 +155,14 @@ pub fn plan(seed: u64) -> Vec<Vec<Point>> {
     chains
 }
 
+/// Chosen points, those of a start together as long as they follow one another.
+pub fn chains(points: &[Point]) -> Vec<Vec<Point>> {
+    let together = |one: &Point, next: &Point| {
+        one.phase.is_at_start() && (one.phase, one.role, one.kind) == (next.phase, next.role, next.kind)
+    };
+    points.chunk_by(together).map(<[Point]>::to_vec).collect()
+}
+
 /// Points of one chain, at most.
 pub const CHAIN: usize = 10;
 
@@ -220,6 +228,14 @@ mod tests {
         assert!(points.len() >= 300, "{}", points.len());
         points.dedup();
         assert_eq!(points.len(), all(7).len(), "no point twice");
+    }
+
+    #[test]
+    fn chosen_points_of_one_start_stay_together() {
+        let points = |text: &str| -> Vec<Point> { text.split(',').map(|name| name.parse().unwrap()).collect() };
+        let chosen = points("open/follower/sync/1,open/follower/sync/2,append/leader/write/1,append/leader/write/2");
+        let sizes: Vec<usize> = chains(&chosen).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 1, 1]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    crash_plan::{Kind, Phase, Point, Role, file_kind, phase_met, plan},
+    crash_plan::{Kind, Phase, Point, Role, chains, file_kind, phase_met, plan},
     faults::watched,
     inject::{Effect, Hit, Injection, Tracer, probe},
     judge::{Digests, all_is_there, is_ready, promises_kept, settled, status, tail, verified},
@@ -47,7 +47,7 @@ pub struct Args {
     pub clusters: usize,
     /// Every other crash is followed by a loss of power: needs root, and mounts of one's own.
     pub power: bool,
-    /// Only these points, again and again.
+    /// Only these points, again and again; those of one start after one another.
     pub only: Vec<Point>,
 }
 
@@ -129,7 +129,7 @@ impl Shared {
         if queue.1.is_empty() {
             queue.1 = match self.args.only.is_empty() {
                 true => plan(self.args.seed.wrapping_add(queue.0)).into(),
-                false => self.args.only.iter().map(|point| vec![*point]).collect(),
+                false => chains(&self.args.only).into(),
             };
             queue.0 += 1;
         }
@@ -335,7 +335,7 @@ impl Bench {
         }
         match point.phase {
             Phase::SnapshotBuild => self.shopper.buy_many(2).await,
-            Phase::Purge => self.shopper.buy_many(6).await,
+            Phase::Purge => self.shopper.buy_many(10).await,
             _ => {}
         }
         // Nothing else on its way, so that the calls are those of this phase.
@@ -352,7 +352,9 @@ impl Bench {
                 self.ask("/api/v2/cluster/snapshots", victim, json!({}));
                 Duration::from_millis(2_500)
             }
-            Phase::SnapshotBuild | Phase::Purge => Duration::from_millis(1_700),
+            Phase::SnapshotBuild => Duration::from_millis(1_700),
+            // First what may go is made durable, and half a second later the beginning of the log goes.
+            Phase::Purge => Duration::from_millis(2_500),
             _ => Duration::from_millis(3_000),
         };
         let exit = self.lab.exited(victim, patience).await;

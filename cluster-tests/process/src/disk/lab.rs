@@ -189,6 +189,11 @@ impl Lab {
         self.lock().get(&id)?.child.as_ref().map(Child::id)
     }
 
+    /// Whether a node's process runs; how it left is still to be asked for.
+    pub fn runs(&self, id: u64) -> bool {
+        self.pid(id).is_some_and(|pid| state_of(pid).is_some_and(|state| state != 'Z'))
+    }
+
     /// Starts a node on whatever its directory holds.
     ///
     /// # Errors
