@@ -174,10 +174,8 @@ impl<'a> Maker<'a> {
                 }
                 None => self.unknown(operation, &Span { returned: None, ..span }),
             },
-            (_, Some((call, Reply::Yes { answer, .. }))) => {
-                if operation.request.is_write() || is_exact(call) {
-                    self.yes(operation.request, &span, answer);
-                }
+            (_, Some((call, Reply::Yes { answer, .. }))) if operation.request.is_write() || is_exact(call) => {
+                self.yes(operation.request, &span, answer);
             }
             (_, Some((_, Reply::Refused { status, refusal }))) if operation.request.is_write() => {
                 self.refused(operation.request, &span, *status, refusal);

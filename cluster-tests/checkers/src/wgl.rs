@@ -159,6 +159,8 @@ enum Ahead {
 struct Choice<State> {
     entry: usize,
     state: State,
+    /// The smallest is tried first: how far it leaves the goal, whether it was never answered, and until when it has time.
+    order: (u64, bool, Micros),
 }
 
 struct Frame<State> {
@@ -298,7 +300,7 @@ impl<'a, S: Spec> Search<'a, S> {
     }
 
     fn frame(&mut self, must: usize) -> Frame<S::State> {
-        let mut choices: Vec<((u64, bool, Micros), Choice<S::State>)> = Vec::new();
+        let mut choices: Vec<Choice<S::State>> = Vec::new();
         let adds = self.natures[must] == Nature::Adds;
         let mut next = std::mem::take(&mut self.scratch);
         self.spec.step(&self.state, &self.entries[must].what, &mut next);
@@ -306,7 +308,7 @@ impl<'a, S: Spec> Search<'a, S> {
         let is_possible = next.len() == self.spec.ways(&self.entries[must].what);
         let mut first = Vec::new();
         if !adds || self.ahead != Ahead::Idle {
-            first.extend(next.drain(..).map(|state| Choice { entry: must, state }));
+            first.extend(next.drain(..).map(|state| Choice { entry: must, state, order: (0, false, 0) }));
         }
         next.clear();
         if !(adds && is_possible && self.reads.is_empty() && self.observing == 0) {
@@ -318,14 +320,13 @@ impl<'a, S: Spec> Search<'a, S> {
                 choices.extend(next.drain(..).map(|state| {
                     let distance = self.spec.distance(&state, &self.entries[goal].what);
                     let order = (distance, returned.is_none(), returned.unwrap_or(Micros::MAX));
-                    (order, Choice { entry, state })
+                    Choice { entry, state, order }
                 }));
             }
         }
         self.scratch = next;
         // The last is taken first.
-        choices.sort_by_key(|choice| std::cmp::Reverse(choice.0));
-        let mut choices: Vec<_> = choices.into_iter().map(|(_, choice)| choice).collect();
+        choices.sort_by_key(|choice| std::cmp::Reverse(choice.order));
         choices.append(&mut first);
         Frame {
             choices,
@@ -498,8 +499,7 @@ impl<'a, S: Spec> Search<'a, S> {
         };
         self.latest_from[self.at] < clock
             || self.reads.iter().any(late)
-            || (self.observing > 0
-                && self.open.iter().any(|class| self.classes[*class].answered.iter().any(|entry| late(entry))))
+            || (self.observing > 0 && self.open.iter().any(|class| self.classes[*class].answered.iter().any(&late)))
     }
 
     fn is_new(&mut self) -> bool {

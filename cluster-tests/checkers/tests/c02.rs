@@ -5,6 +5,7 @@ use agora_checkers::{
     c02_linearizable::{check, second_opinion},
     testing::{Plan, perfect_run},
 };
+use agora_history::{Answer, Call, Level, Op, Reply, RunData};
 
 fn clean(checked: &Checked) {
     assert_eq!(checked.findings, vec![], "{:?}", checked.figures);
@@ -45,6 +46,54 @@ fn a_busy_shop_is_decided() {
     let checked = check(&data);
     clean(&checked);
     assert!(checked.checked >= 50_000, "{}", checked.checked);
+}
+
+/// Spoils the last answer for which that can be done.
+fn spoil(data: &mut RunData, change: impl Fn(&mut Call) -> bool) {
+    assert!(data.calls.iter_mut().rev().any(change), "nothing to spoil");
+}
+
+#[test]
+fn one_wrong_answer_in_a_busy_shop_is_found() {
+    let plan = Plan { seed: 9, operations: 12_000, clients: 48, skus: 3, accounts: 8, trouble: 8, ..Plan::default() };
+    let right = perfect_run(&plan);
+    let exact = |call: &Call| call.level == Some(Level::Linearizable);
+    let spoils: [fn(&mut Call) -> bool; 4] = [
+        |call| match (&call.request, &mut call.reply) {
+            (Op::ReadStock { .. }, Reply::Yes { answer: Answer::Stocks(stocks), .. }) => {
+                stocks[0].reserved += 1;
+                stocks[0].available -= 1;
+                true
+            }
+            _ => false,
+        },
+        |call| match (&call.request, &mut call.reply) {
+            (Op::ReadWallet { .. }, Reply::Yes { answer: Answer::Account(account), .. }) => {
+                account.balance -= 1;
+                true
+            }
+            _ => false,
+        },
+        |call| match (&call.request, &mut call.reply) {
+            (Op::ReadStock { .. }, Reply::Yes { answer: Answer::Stocks(stocks), .. }) => {
+                stocks[0].version -= 40;
+                true
+            }
+            _ => false,
+        },
+        |call| match &mut call.reply {
+            Reply::Refused { refusal, .. } if !refusal.shortages.is_empty() => {
+                refusal.shortages[0].available += 100_000;
+                true
+            }
+            _ => false,
+        },
+    ];
+    for (number, spoiled) in spoils.into_iter().enumerate() {
+        let mut wrong = right.clone();
+        spoil(&mut wrong, |call| (call.request.is_write() || exact(call)) && spoiled(call));
+        assert_ne!(check(&wrong).findings, vec![], "{number}");
+    }
 }
 
 #[test]
