@@ -4,14 +4,20 @@
 //! After a failed fsync nobody knows what is on the disk, so the node must die of it rather than go on. A leader whose
 //! disk hangs must give way. The others must not be held up.
 
-use super::{Attack, Round, Scene, Step};
+use std::time::Duration;
+
+use super::{Attack, Round, Scene, Step, round};
 use crate::{
-    cluster::{Act, DiskFault, Part},
+    cluster::{Act, BoxFuture, DiskFault, Part},
     rng::Rng,
+    schedule::Context,
 };
 
 /// N8.
 pub struct Disk;
+
+/// A log under load is synced many times a second: a node that lives so long after its fsync failed has ignored it.
+const DIES_WITHIN_MS: u64 = 4_000;
 
 const FAULTS: [DiskFault; 7] = [
     DiskFault::FsyncErrorOnce(Part::Log),
@@ -65,5 +71,33 @@ impl Attack for Disk {
             DiskFault::Full | DiskFault::Hung | DiskFault::Slow { .. } => round.hold(lasts_ms),
         };
         Some(round.heal(Act::MendDisk(node)).heal(Act::Start(node)))
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_secs(6)
+    }
+
+    /// Alone, the node whose log was not synced is busy and must die of it; under other attacks it may have nothing to
+    /// sync.
+    fn round<'a>(
+        &'a self,
+        context: &'a Context,
+        rng: &'a mut Rng,
+        scene: &'a Scene,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let Some(mut planned) = self.plan(rng, scene) else { return Ok(()) };
+            let log_fails = |step: &Step| {
+                matches!(step, Step::Do(Act::BreakDisk { fault: DiskFault::FsyncErrorOnce(Part::Log), .. }))
+            };
+            if planned.strike.iter().any(log_fails) {
+                for step in &mut planned.strike {
+                    if let Step::UntilDown(node, _) = *step {
+                        *step = Step::MustDie(node, DIES_WITHIN_MS);
+                    }
+                }
+            }
+            round::perform(context, self.name(), &planned).await
+        })
     }
 }

@@ -27,6 +27,8 @@ pub enum Step {
     Wait(u64),
     /// Until the node has died by itself, but no longer than so many milliseconds.
     UntilDown(NodeId, u64),
+    /// Until the node has died by itself; one that lives on for so many milliseconds fails the round.
+    MustDie(NodeId, u64),
     /// An operator's request. It may well fail under attack; a refusal is no failure of the round.
     Ask(Wish),
 }
@@ -130,12 +132,16 @@ pub async fn take(context: &Context, steps: &[Step]) -> Result<(), String> {
             Step::Wait(ms) => {
                 context.pause(Duration::from_millis(*ms)).await;
             }
-            Step::UntilDown(node, ms) => {
+            Step::UntilDown(node, ms) | Step::MustDie(node, ms) => {
                 let until = tokio::time::Instant::now() + Duration::from_millis(*ms);
                 while context.cluster().is_up(*node) && tokio::time::Instant::now() < until {
                     if !context.pause(LOOK).await {
                         break;
                     }
+                }
+                let lives = context.cluster().is_up(*node) && !context.is_over();
+                if lives && matches!(step, Step::MustDie(..)) {
+                    return Err(format!("node {node} lives on, {ms} ms after what it must die of"));
                 }
             }
             Step::Ask(wish) => ask(context, wish).await,
