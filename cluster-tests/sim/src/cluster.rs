@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,6 +46,8 @@ struct Inner {
     machines: Mutex<BTreeMap<NodeId, Arc<Machine>>>,
     evidence: Mutex<Vec<String>>,
     findings: Mutex<Vec<String>>,
+    /// The last time told.
+    looked: AtomicU64,
 }
 
 impl SimCluster {
@@ -59,6 +64,7 @@ impl SimCluster {
                 machines: Mutex::new(machines),
                 evidence: Mutex::default(),
                 findings: Mutex::default(),
+                looked: AtomicU64::new(0),
                 plan,
                 wires,
                 commands,
@@ -322,7 +328,11 @@ impl Cluster for SimCluster {
     }
 
     fn now(&self) -> Micros {
-        u64::try_from(sim_now().as_micros()).unwrap_or(u64::MAX)
+        // Timers go by milliseconds, and much happens in one. A microsecond per look keeps what came first apart from what
+        // came next; all clients run in one thread, so the order of looks is the order of things.
+        let now = u64::try_from(sim_now().as_micros()).unwrap_or(u64::MAX);
+        let before = self.inner.looked.fetch_max(now, Ordering::Relaxed);
+        if before < now { now } else { self.inner.looked.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
     fn send(

@@ -25,6 +25,8 @@ pub struct Driver {
     chance: Rng,
     /// Processes to be started again, and when.
     restarts: Vec<(Duration, NodeId, u64)>,
+    /// Nodes that ever were.
+    hosts: BTreeSet<NodeId>,
 }
 
 impl Driver {
@@ -39,7 +41,8 @@ impl Driver {
             .rng_seed(seed)
             .build();
         let chance = Rng::new(seed).fork("driver");
-        let mut driver = Driver { sim, safety: Safety::default(), cluster, chance, restarts: Vec::new() };
+        let (safety, restarts, hosts) = (Safety::default(), Vec::new(), BTreeSet::new());
+        let mut driver = Driver { sim, safety, cluster, chance, restarts, hosts };
         for machine in driver.cluster.machines() {
             driver.install(&machine);
         }
@@ -72,9 +75,23 @@ impl Driver {
     }
 
     fn install(&mut self, machine: &Arc<Machine>) {
+        let node = machine.node;
         machine.began();
-        let life = machine.clone();
-        self.sim.host(Place::Node(machine.node).name(), move || life.clone().live());
+        if !self.hosts.insert(node) {
+            // The place of one that was retired: turmoil forgets no host.
+            self.sim.bounce(Place::Node(node).name());
+            return;
+        }
+        let cluster = self.cluster.clone();
+        self.sim.host(Place::Node(node).name(), move || {
+            let machine = cluster.machine(node);
+            async move {
+                match machine {
+                    Some(machine) => machine.live().await,
+                    None => std::future::pending().await,
+                }
+            }
+        });
     }
 
     fn serve(&mut self, command: Command) {
@@ -104,7 +121,8 @@ impl Driver {
     }
 
     fn died(&mut self, node: NodeId, life: u64, why: &str) {
-        let Some(machine) = self.cluster.machine(node).filter(|machine| machine.life() == life) else { return };
+        let is_it = |machine: &Arc<Machine>| machine.is_up() && machine.life() == life;
+        let Some(machine) = self.cluster.machine(node).filter(is_it) else { return };
         self.cluster.log(format!("node {node} ended: {why}"));
         self.cluster.trace().note("died", &[node]);
         if !machine.is_disk_hurt() {

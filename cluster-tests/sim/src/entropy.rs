@@ -32,6 +32,7 @@ unsafe extern "C" {
 
 const CLOCK_REALTIME: c_int = 0;
 const CLOCK_MONOTONIC: c_int = 1;
+const CLOCK_PROCESS_CPUTIME: c_int = 2;
 const CLOCK_BOOTTIME: c_int = 7;
 /// Simulated wall time at the beginning of every run: 2025-01-01 00:00 UTC.
 pub const EPOCH_MS: u64 = 1_735_689_600_000;
@@ -66,9 +67,18 @@ pub fn drawn() -> u64 {
 
 /// Real time, also on a seeded thread.
 pub fn real_now() -> Duration {
+    ask_kernel(CLOCK_MONOTONIC)
+}
+
+/// What this process has taken of the processors.
+pub fn processor_time() -> Duration {
+    ask_kernel(CLOCK_PROCESS_CPUTIME)
+}
+
+fn ask_kernel(clock: c_int) -> Duration {
     let mut time = Timespec { seconds: 0, nanos: 0 };
     // SAFETY: the kernel writes one timespec to a place that is one.
-    unsafe { syscall(number::CLOCK_GETTIME, c_long::from(CLOCK_MONOTONIC), &raw mut time) };
+    unsafe { syscall(number::CLOCK_GETTIME, c_long::from(clock), &raw mut time) };
     Duration::new(time.seconds.unsigned_abs(), u32::try_from(time.nanos).unwrap_or(0))
 }
 

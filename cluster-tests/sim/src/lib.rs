@@ -5,7 +5,8 @@
 //! which is why the process takes chance and time from [`entropy`] and nowhere else.
 //!
 //! Reading order: [`entropy`], [`world`] and [`machine`] (a node), [`wires`] and [`stream`] (what is between them),
-//! [`cluster`] (what scenarios see), [`driver`] (steps), [`safety`] (looked at after every step).
+//! [`cluster`] (what scenarios see), [`driver`] (steps), [`safety`] (looked at after every step), [`seed`] (one run),
+//! [`fleet`] (many).
 //!
 //! **What is not simulated.** Work on a disk takes no time, so a slow or hung disk cannot be played; and turmoil runs
 //! every host at every step, so a process cannot stand still while its clock goes on. Both are for real processes.
@@ -15,6 +16,7 @@ pub mod cluster;
 pub mod commands;
 pub mod driver;
 pub mod entropy;
+pub mod fleet;
 pub mod machine;
 pub mod pick;
 pub mod safety;

@@ -51,7 +51,9 @@ pub struct SeedReport {
     pub simulated_s: f64,
     /// Real time.
     pub wall_s: f64,
-    /// Of it, what the checkers took.
+    /// Processor time.
+    pub cpu_s: f64,
+    /// Of the real time, what the checkers took.
     pub checking_s: f64,
     /// Calls by kind of operation.
     pub ops: BTreeMap<String, u64>,
@@ -156,6 +158,7 @@ fn run(args: &SeedArgs) -> SeedReport {
     (report.trace, report.events, report.lines) = (trace.hash(), trace.events(), trace.lines());
     report.simulated_s = simulated.as_secs_f64();
     report.wall_s = (entropy::real_now() - begun).as_secs_f64();
+    report.cpu_s = entropy::processor_time().as_secs_f64();
     if !report.findings.is_empty() || args.lines {
         report.evidence = cluster.evidence();
         if let Some(keep) = &args.keep
