@@ -442,7 +442,7 @@ async fn feed_and_reads_see_what_others_do() {
         Load::new(Kind::Feed, 4, QUICK).at_most(400),
         Load::new(Kind::Reads, 8, QUICK).at_most(1_200),
         Load::new(Kind::Carts, 2, QUICK).at_most(400),
-        Load::new(Kind::Operators, 1, QUICK).at_most(30),
+        Load::new(Kind::Operators, 1, QUICK).at_most(12),
     ];
     let data = calm(&loads).await;
     sound(&data);
