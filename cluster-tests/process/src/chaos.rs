@@ -16,6 +16,7 @@ use agora_checkers::Checked;
 use agora_history::{RunData, RunDir};
 use agora_scenario::{
     cluster::Cluster,
+    invariants::{self, NodeSettings, Scenario, Size},
     nemesis::{self, Campaign},
     report::Summary,
     runner::{self, Plan},
@@ -38,11 +39,11 @@ pub struct ChaosArgs {
     /// How long, all in all.
     pub time: Duration,
     pub seed: u64,
-    /// Attacks by name; none: all of them.
+    /// Attacks by name, or `calm`; none: those of the scenario, or all of them.
     pub nemeses: Vec<String>,
-    /// Nodes that found each cluster.
+    /// Nodes that found each cluster; 0: three, or five for every fifth seed.
     pub nodes: u64,
-    /// Loads: one of [`SCENARIOS`], or workloads joined by `+`; empty: one scenario after the other.
+    /// One of [`invariants::all`] or of [`MIXES`], or workloads joined by `+`; empty: one after the other, by the seed.
     pub scenario: String,
     /// Time of the attacks in one batch.
     pub batch: Duration,
@@ -58,13 +59,13 @@ pub struct ChaosArgs {
 }
 
 impl ChaosArgs {
-    /// Three nodes, all attacks, all scenarios.
+    /// All attacks, all scenarios.
     pub fn new(program: NodeProgram) -> ChaosArgs {
         ChaosArgs {
             time: Duration::from_secs(300),
             seed: 1,
             nemeses: Vec::new(),
-            nodes: 3,
+            nodes: 0,
             scenario: String::new(),
             batch: Duration::from_secs(60),
             keep: false,
@@ -92,8 +93,11 @@ pub struct ChaosReport {
     pub packets: [u64; 4],
 }
 
-/// Loads that are run together, by name: workload, clients, pause of each in milliseconds.
-pub const SCENARIOS: &[(&str, &[(Kind, u32, u64)])] = &[
+/// Workload, clients, pause of each in milliseconds.
+type Mix = &'static [(Kind, u32, u64)];
+
+/// Loads for any attacks, by name.
+pub const MIXES: &[(&str, Mix)] = &[
     (
         "everything",
         &[
@@ -106,24 +110,52 @@ pub const SCENARIOS: &[(&str, &[(Kind, u32, u64)])] = &[
             (Kind::Reads, 6, 8),
         ],
     ),
-    ("rush", &[(Kind::Rush, 24, 2), (Kind::Storm, 8, 4), (Kind::Reads, 4, 10)]),
-    ("money", &[(Kind::Payments, 16, 3), (Kind::Carts, 8, 6), (Kind::Feed, 2, 30)]),
-    ("operators", &[(Kind::Operators, 1, 1_500), (Kind::Rush, 10, 4), (Kind::Receiving, 4, 15), (Kind::Reads, 4, 10)]),
     ("bulk", &[(Kind::Bulk, 4, 20), (Kind::Rush, 6, 5), (Kind::Reads, 2, 20)]),
 ];
 
-/// The loads of a scenario.
-///
-/// # Errors
-/// A name that none has.
-pub fn loads(scenario: &str) -> Result<Vec<Load>, String> {
-    let load = |(kind, clients, pace_ms): (Kind, u32, u64)| Load::new(kind, clients, Duration::from_millis(pace_ms));
-    if let Some((_, loads)) = SCENARIOS.iter().find(|(name, _)| *name == scenario) {
-        return Ok(loads.iter().copied().map(load).collect());
+/// What clients do, and what the nodes are configured to for it.
+enum Loads {
+    /// A promise with loads and attacks of its own.
+    Promise(Box<Scenario>),
+    Mixed(Vec<Load>),
+}
+
+impl Loads {
+    fn named(scenario: &str) -> Result<Loads, String> {
+        if let Some(promise) = invariants::by_name(scenario) {
+            return Ok(Loads::Promise(Box::new(promise)));
+        }
+        let load = |(kind, clients, pace_ms)| Load::new(kind, clients, Duration::from_millis(pace_ms));
+        if let Some((_, mix)) = MIXES.iter().find(|(name, _)| *name == scenario) {
+            return Ok(Loads::Mixed(mix.iter().copied().map(load).collect()));
+        }
+        let wrong = |name: &str| format!("no scenario {name:?}: {}, or workloads as in W1+W7", names().join(", "));
+        let kinds = scenario.split('+').map(|name| Kind::named(name.trim()).ok_or_else(|| wrong(name)));
+        kinds.map(|kind| Ok(load((kind?, 10, 5)))).collect::<Result<_, _>>().map(Loads::Mixed)
     }
-    let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
-    let wrong = |name: &str| format!("no scenario {name:?}: {}, or workloads as in W1+W7", names.join(", "));
-    scenario.split('+').map(|name| Ok(load((Kind::named(name.trim()).ok_or_else(|| wrong(name))?, 10, 5)))).collect()
+
+    fn overrides(&self) -> Overrides {
+        let settings = match self {
+            Loads::Promise(promise) => promise.settings,
+            // Long enough to pay in, short enough to run out in a run.
+            Loads::Mixed(_) => NodeSettings { order_ttl_ms: Some(4_000), ..NodeSettings::default() },
+        };
+        let given = [
+            ("shop", "order_ttl_ms", settings.order_ttl_ms),
+            ("shop", "admission_max", settings.admission_max),
+            ("raft", "log_bytes_max", settings.log_bytes_max),
+            ("raft", "snapshot_log_bytes", settings.snapshot_log_bytes()),
+        ];
+        given.into_iter().fold(Overrides::none(), |all, (section, key, value)| match value {
+            Some(value) => all.set(section, key, i64::try_from(value).unwrap_or(i64::MAX)),
+            None => all,
+        })
+    }
+}
+
+/// All scenarios there are.
+pub fn names() -> Vec<&'static str> {
+    invariants::all().iter().map(|scenario| scenario.name).chain(MIXES.iter().map(|(name, _)| *name)).collect()
 }
 
 /// Attacks until the time is over or a promise is broken. Says on standard error how it goes. Call it on a runtime of
@@ -182,6 +214,7 @@ struct Batch<'a> {
     args: &'a ChaosArgs,
     seed: u64,
     scenario: String,
+    nodes: u64,
     chaos: Duration,
     dir: PathBuf,
 }
@@ -194,14 +227,20 @@ struct Outcome {
 impl Batch<'_> {
     fn new(args: &ChaosArgs, number: u64, chaos: Duration) -> Batch<'_> {
         let seed = args.seed.wrapping_add(number);
-        let scenario = if args.scenario.is_empty() {
-            // By the seed, so that the same seed alone is the same batch.
-            SCENARIOS[(seed % SCENARIOS.len() as u64) as usize].0.to_owned()
-        } else {
-            args.scenario.clone()
+        // By the seed, so that the same seed alone is the same batch.
+        let names: Vec<&str> = match args.nemeses.as_slice() {
+            [] => names(),
+            _ => MIXES.iter().map(|(name, _)| *name).collect(),
+        };
+        let by_seed = || names[(seed % names.len() as u64) as usize].to_owned();
+        let scenario = if args.scenario.is_empty() { by_seed() } else { args.scenario.clone() };
+        let nodes = match args.nodes {
+            0 if seed % 5 == 4 => 5,
+            0 => 3,
+            given => given,
         };
         let dir = args.dir.join(format!("seed-{seed}"));
-        Batch { args, seed, scenario, chaos, dir }
+        Batch { args, seed, scenario, nodes, chaos, dir }
     }
 
     /// The line that does this batch again.
@@ -210,7 +249,7 @@ impl Batch<'_> {
             "cargo run -p agora-cluster-tests -- chaos --seed {} --scenario {} --nodes {} --minutes {:.1}",
             self.seed,
             self.scenario,
-            self.args.nodes,
+            self.nodes,
             (self.chaos + OVERHEAD).as_secs_f64() / 60.0
         );
         for nemesis in &self.args.nemeses {
@@ -219,13 +258,17 @@ impl Batch<'_> {
         line
     }
 
-    fn plan(&self, nemesis: Arc<dyn Nemesis>) -> Result<Plan, String> {
-        let mut plan = Plan::new(&self.scenario, self.seed, nemesis, self.chaos);
-        plan.loads = loads(&self.scenario)?;
-        let bulk = if plan.loads.iter().any(|load| load.kind == Kind::Bulk) { 20 } else { 0 };
-        plan.catalogue = Catalogue { bulk, ..Catalogue::default() };
+    fn plan(&self, loads: Loads, nemesis: Arc<dyn Nemesis>) -> Plan {
+        let mut plan = match loads {
+            Loads::Promise(promise) => promise.plan_with(self.seed, Size::Real(self.chaos), nemesis),
+            Loads::Mixed(loads) => {
+                let bulk = if loads.iter().any(|load| load.kind == Kind::Bulk) { 20 } else { 0 };
+                let catalogue = Catalogue { bulk, ..Catalogue::default() };
+                Plan { catalogue, loads, ..Plan::new(&self.scenario, self.seed, nemesis, self.chaos) }
+            }
+        };
         plan.stream = Some(self.dir.join("stream.jsonl"));
-        Ok(plan)
+        plan
     }
 
     async fn run(&self, inside: Inside, report: &mut ChaosReport) -> Result<Outcome, String> {
@@ -235,9 +278,10 @@ impl Batch<'_> {
             }
             _ => {}
         }
-        let cluster = Arc::new(Processes::start(inside, self.settings())?);
-        let nemesis = self.nemesis(&cluster, report)?;
-        let plan = self.plan(nemesis)?;
+        let loads = Loads::named(&self.scenario)?;
+        let cluster = Arc::new(Processes::start(inside, self.settings(&loads))?);
+        let nemesis = self.nemesis(&loads, &cluster, report)?;
+        let plan = self.plan(loads, nemesis);
         let ended = runner::run(cluster.clone(), &plan).await;
         let carried = cluster.carried();
         for (sum, more) in report.packets.iter_mut().zip([carried.packets, carried.lost, carried.late, carried.doubled])
@@ -299,25 +343,30 @@ impl Batch<'_> {
         Ok(Outcome { faults: data.faults, line })
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, loads: &Loads) -> Settings {
         let mut settings = Settings::new(&self.dir, self.args.program.clone());
-        settings.nodes = self.args.nodes;
+        settings.nodes = self.nodes;
         settings.seed = self.seed;
         settings.other.clone_from(&self.args.other);
-        settings.overrides.clone_from(&self.args.overrides);
+        settings.overrides = loads.overrides().and(&self.args.overrides);
         settings
     }
 
-    fn nemesis(&self, cluster: &Arc<Processes>, report: &mut ChaosReport) -> Result<Arc<dyn Nemesis>, String> {
-        let calm = |name: &String| name.eq_ignore_ascii_case("calm");
-        if self.args.nemeses.len() == 1 && self.args.nemeses.iter().all(calm) {
+    fn nemesis(
+        &self,
+        loads: &Loads,
+        cluster: &Arc<Processes>,
+        report: &mut ChaosReport,
+    ) -> Result<Arc<dyn Nemesis>, String> {
+        let names: Vec<&str> = match (self.args.nemeses.as_slice(), loads) {
+            ([one], _) if one.eq_ignore_ascii_case("calm") => Vec::new(),
+            ([], Loads::Promise(promise)) => promise.attacks.to_vec(),
+            ([], Loads::Mixed(_)) => nemesis::all().iter().map(|attack| attack.name()).collect(),
+            (given, _) => given.iter().map(String::as_str).collect(),
+        };
+        if names.is_empty() {
             return Ok(Arc::new(Calm));
         }
-        let every: Vec<&str> = nemesis::all().iter().map(|attack| attack.name()).collect();
-        let names: Vec<&str> = match self.args.nemeses.as_slice() {
-            [] => every,
-            some => some.iter().map(String::as_str).collect(),
-        };
         let campaign = Campaign::of(&names)?;
         for attack in campaign.attacks() {
             let (needed, wanted) = nemesis::missing(&**attack, &**cluster);
@@ -353,22 +402,22 @@ mod tests {
 
     #[test]
     fn every_scenario_has_loads_and_a_wrong_name_is_told() {
-        for (name, some) in SCENARIOS {
-            assert_eq!(loads(name).unwrap().len(), some.len());
+        for name in names() {
+            assert!(Loads::named(name).is_ok(), "{name}");
         }
-        let two = loads("W1+w7").unwrap();
+        let Ok(Loads::Mixed(two)) = Loads::named("W1+w7") else { panic!("W1+w7 is no scenario") };
         assert_eq!(two.iter().map(|load| load.kind).collect::<Vec<_>>(), [Kind::Rush, Kind::Reads]);
-        assert!(loads("W99").unwrap_err().contains("everything"));
+        assert!(Loads::named("W99").is_err_and(|error| error.contains("never_oversell")));
     }
 
     #[test]
     fn a_later_batch_is_the_first_one_of_its_own_seed() {
         let args = ChaosArgs { nemeses: vec!["N6".into()], ..ChaosArgs::new(NodeProgram::agora("/agora")) };
-        let third = Batch::new(&args, 3, args.batch);
-        let line = third.again();
-        assert!(line.contains("--seed 4 ") && line.ends_with("--nemesis N6"), "{line}");
+        let fourth = Batch::new(&args, 3, args.batch);
+        let line = fourth.again();
+        assert!(line.contains("--seed 4 ") && line.contains("--nodes 5 ") && line.ends_with("--nemesis N6"), "{line}");
         let same = ChaosArgs { seed: 4, ..args.clone() };
         let again = Batch::new(&same, 0, args.batch);
-        assert_eq!((again.seed, &again.scenario), (third.seed, &third.scenario));
+        assert_eq!((again.seed, &again.scenario, again.nodes), (fourth.seed, &fourth.scenario, fourth.nodes));
     }
 }

@@ -65,8 +65,6 @@ impl Settings {
     /// many times in a run, on a disk that is small as well.
     pub fn usual() -> Overrides {
         Overrides::none()
-            // Long enough to pay in, short enough to run out in a run.
-            .set("shop", "order_ttl_ms", 4_000)
             .set("raft", "log_bytes_max", 32 << 20)
             .set("raft", "snapshot_log_bytes", 4 << 20)
             .set("storage", "memtable_bytes", 2 << 20)
