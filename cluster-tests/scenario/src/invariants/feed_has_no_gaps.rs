@@ -20,6 +20,8 @@ pub const SCENARIO: Scenario = Scenario {
             size.load(Kind::Feed, (4, 12), (40, 15)),
             size.load(Kind::Carts, (5, 16), (40, 8)),
             size.load(Kind::Rush, (3, 8), (50, 15)),
+            // Makes the log grow beyond its bound, so that it is purged.
+            size.load(Kind::Bulk, (1, 2), (200, 40)),
         ]
     },
 };

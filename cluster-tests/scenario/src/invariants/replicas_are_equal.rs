@@ -21,6 +21,8 @@ pub const SCENARIO: Scenario = Scenario {
             size.load(Kind::Payments, (3, 8), (50, 15)),
             size.load(Kind::Receiving, (3, 8), (60, 20)),
             size.load(Kind::Rush, (3, 8), (50, 15)),
+            // Makes the log grow beyond its bound, so that it is purged.
+            size.load(Kind::Bulk, (1, 2), (200, 40)),
         ]
     },
 };

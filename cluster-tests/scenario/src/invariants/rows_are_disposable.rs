@@ -20,6 +20,8 @@ pub const SCENARIO: Scenario = Scenario {
             size.load(Kind::Carts, (5, 16), (35, 8)),
             size.load(Kind::Reads, (4, 10), (30, 10)),
             size.load(Kind::Receiving, (2, 6), (60, 20)),
+            // Makes the log grow beyond its bound, so that it is purged.
+            size.load(Kind::Bulk, (1, 2), (200, 40)),
         ]
     },
 };

@@ -2,7 +2,8 @@
 //! one step after the other; now and then the sender is killed instead.
 //!
 //! Log goes when it grows beyond its bound, so the clients must write enough while the node is away: run this with a
-//! small `log_bytes_max`. Where they did not, the round is an interrupted catch-up by log and is called so.
+//! `log_bytes_max` of 1 MiB and with [`crate::workloads::Kind::Bulk`] among the loads, as the scenarios with a short log
+//! do. Where too little is written, the round is an interrupted catch-up by log and is called so.
 
 use std::time::Duration;
 
