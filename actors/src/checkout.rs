@@ -128,6 +128,15 @@ pub struct Checkout<'a> {
 }
 
 impl Decided {
+    /// Whether it refuses anything.
+    pub fn refuses(&self) -> bool {
+        match &self.outcome {
+            Outcome::Refused(_) => true,
+            Outcome::Orders(items) => items.iter().any(Result::is_err),
+            _ => false,
+        }
+    }
+
     /// Changes nothing and is answered so.
     fn nothing(outcome: Outcome, decided_at: u64) -> Self {
         Self { decided_at, changes: Vec::new(), legs: Vec::new(), outcome, grants: Grants::default() }

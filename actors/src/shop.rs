@@ -49,6 +49,8 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 const RETRY_RESERVE: u64 = 8;
 /// What a forwarded write's deadline is earlier than its sender's.
 const FORWARD_MARGIN: Duration = Duration::from_millis(30);
+/// A refusal waits so long at most for what is committed to be applied; the request's deadline is earlier.
+const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 /// Reads under `Min-Index` wait so long at most.
 const MIN_INDEX_WAIT: Duration = Duration::from_secs(1);
 
@@ -581,11 +583,18 @@ impl Shop {
             order_ttl_ms: self.inner.config.order_ttl_ms,
             turnstile: &self.inner.turnstile,
         };
-        let decided = checkout.decide(command).await.map_err(|undecided| match undecided {
+        let undecided = |undecided| match undecided {
             Undecided::Stale => WriteError::NoLeader,
             Undecided::Overloaded => WriteError::Overloaded { retry_after_ms: 1_000 },
             Undecided::Failed(message) => WriteError::Internal(message),
-        })?;
+        };
+        let fed = self.inner.raft.applied_index();
+        let mut decided = checkout.decide(command).await.map_err(undecided)?;
+        if key.is_some() && decided.refuses() && self.catch_up(fed).await {
+            // Before asking again: what a batch was granted would stand in its own way.
+            drop(decided);
+            decided = checkout.decide(command).await.map_err(undecided)?;
+        }
         let Decided { decided_at, changes, legs, outcome, mut grants } = decided;
         if key.is_none() && matches!(outcome, Outcome::Refused(_)) {
             return Ok(None);
@@ -613,6 +622,22 @@ impl Shop {
                 Refused::Overloaded => WriteError::Overloaded { retry_after_ms: 1_000 },
                 Refused::TooLarge { .. } => WriteError::Internal(refused.to_string()),
             }),
+        }
+    }
+
+    /// Waits until the entities know all that was committed by now; says whether that is more than they knew at `fed`.
+    ///
+    /// A follower may apply an entry before this leader does, and show it to somebody who then asks here. Granting on
+    /// the older state is safe: what is committed and not applied here can only give. Refusing is not: that somebody has
+    /// seen the units that a refusal would deny.
+    async fn catch_up(&self, fed: u64) -> bool {
+        match self.inner.raft.committed_index().await {
+            Some(committed) if committed > fed => {
+                // The caller's deadline ends the wait; a node that stops applies no more.
+                let until = Instant::now() + CATCH_UP_MAX;
+                self.inner.raft.wait_applied(committed, until).await.is_ok()
+            }
+            Some(_) | None => false,
         }
     }
 
