@@ -18,12 +18,18 @@ pub struct Cli {
 pub enum Command {
     /// Attack real node processes in network namespaces, on disks that lose power (needs root)
     Chaos(ChaosArgs),
+    /// Attack simulated clusters: one process per seed, the same seed the same run
+    Sim(SimArgs),
     /// Let nodes die at the N-th write, fsync and rename of every phase of their lives (needs root)
     CrashPoints(CrashPointArgs),
+    /// Spoil every kind of file of nodes that are down, field by field (needs root)
+    Corruption(CorruptionArgs),
     /// Check a history that was kept, or one of somebody else in the same format
     Check(CheckArgs),
     /// Hunt bugs planted on purpose, and write the table of what caught them (needs the feature `planted`)
     Planted(PlantedArgs),
+    /// Write the figures of the last runs into the README of this package
+    Figures(FiguresArgs),
     /// One look of the hunt
     #[cfg(feature = "planted")]
     #[command(hide = true)]
@@ -70,6 +76,9 @@ pub struct ChaosArgs {
     /// Seconds of attack on one cluster before it is judged
     #[arg(long, default_value_t = 60)]
     pub batch_seconds: u64,
+    /// Name of the report, to keep several apart
+    #[arg(long, default_value = "chaos")]
+    pub name: String,
     /// Keep histories and disks of what passed, too
     #[arg(long)]
     pub keep: bool,
@@ -79,6 +88,32 @@ pub struct ChaosArgs {
     /// What is attacked
     #[command(flatten)]
     pub program: Program,
+    /// What is left
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `sim`.
+#[derive(Debug, Args)]
+pub struct SimArgs {
+    /// One seed, once more
+    #[arg(long, conflicts_with_all = ["seeds", "from", "minutes"])]
+    pub seed: Option<u64>,
+    /// How many seeds
+    #[arg(long, default_value_t = 100)]
+    pub seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 1)]
+    pub from: u64,
+    /// No seed is begun after so many minutes
+    #[arg(long)]
+    pub minutes: Option<f64>,
+    /// Seeds at once; as many as there are cores by default
+    #[arg(long)]
+    pub jobs: Option<usize>,
+    /// Scenario instead of the one each seed picks
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Option<String>,
     /// What is left
     #[command(flatten)]
     pub output: Output,
@@ -122,6 +157,26 @@ pub struct CrashPointArgs {
     pub output: Output,
 }
 
+/// `corruption`.
+#[derive(Debug, Args)]
+pub struct CorruptionArgs {
+    /// Only cases whose name holds this
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Decides which bytes
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// No case is begun after so many minutes
+    #[arg(long, default_value_t = 15.0)]
+    pub minutes: f64,
+    /// What is attacked
+    #[command(flatten)]
+    pub program: Program,
+    /// What is left
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -147,4 +202,12 @@ pub struct PlantedArgs {
     /// Most looks per place; 0 for the places' own bounds
     #[arg(long, default_value_t = 0)]
     pub looks: u32,
+}
+
+/// `figures`.
+#[derive(Debug, Args)]
+pub struct FiguresArgs {
+    /// Where the reports are
+    #[arg(long, value_name = "DIR", default_value = "target/adversary")]
+    pub dir: PathBuf,
 }

@@ -1,14 +1,17 @@
 //! The adversary's commands: attack a cluster, simulated or real, and tell what came of it.
 //!
 //! - [`cli`]: the words of the command line.
-//! - [`real`]: attacks on real processes.
+//! - [`simulated`], [`real`]: attacks on simulated clusters and on real processes.
+//! - [`figures`]: what the last runs came to, as a table in the README.
 //! - [`verdict`]: how every command ends: files, a table or JSON, one line that repeats a failure, an exit code.
 //!
 //! The work itself is in crates of its own: `agora-scenario` (what is done), `agora-sim` and `agora-process` (to what),
 //! `agora-checkers` (whether it was right).
 
 mod cli;
+mod figures;
 mod real;
+mod simulated;
 mod verdict;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -29,8 +32,22 @@ pub fn main() -> ExitCode {
     if rest.first().is_some_and(|word| word == "node") {
         return agora_node::main_of(std::iter::once(OsString::from("agora")).chain(rest.into_iter().skip(1)));
     }
+    if let [child, seed] = rest.as_slice()
+        && child == simulated::CHILD
+    {
+        return match agora_sim::fleet::child(&seed.to_string_lossy()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let done = match Cli::parse_from(std::iter::once(own).chain(rest)).command {
         Command::Chaos(args) => real::inside(|inside| async move { real::chaos(inside, &args).await }),
+        Command::Sim(args) => simulated::run(&args),
+        Command::Corruption(args) => real::inside(|inside| async move { real::corruption(inside, &args).await }),
+        Command::Figures(args) => figures::publish(&args).map(|()| true),
         Command::CrashPoints(args) => real::inside(|inside| async move { real::crash_points(inside, &args).await }),
         Command::Check(args) => verdict::check(&args),
         Command::Planted(args) => hunt(args),

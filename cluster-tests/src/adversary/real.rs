@@ -4,13 +4,13 @@ use std::{future::Future, path::PathBuf, time::Duration};
 
 use agora_process::{
     Inside, NodeProgram, chaos,
-    disk::{crash_plan::Point, crash_points},
+    disk::{corruption, crash_plan::Point, crash_points},
     enter,
 };
 use agora_scenario::report::table;
 
 use super::{
-    cli::{ChaosArgs, CrashPointArgs, Program},
+    cli::{ChaosArgs, CorruptionArgs, CrashPointArgs, Output, Program},
     verdict,
 };
 
@@ -41,21 +41,29 @@ fn other(path: &PathBuf) -> Result<NodeProgram, String> {
     Ok(NodeProgram::agora(path))
 }
 
+fn minutes(minutes: f64) -> Duration {
+    Duration::from_secs_f64((minutes * 60.0).clamp(1.0, 86_400.0))
+}
+
+/// Where nodes keep their data: they are started in other directories than this.
+fn place(output: &Output, name: &str) -> Result<PathBuf, String> {
+    std::path::absolute(output.dir.join(name)).map_err(|error| format!("{}: {error}", output.dir.display()))
+}
+
 /// `chaos`.
 pub async fn chaos(inside: Inside, args: &ChaosArgs) -> Result<bool, String> {
     let mut all = chaos::ChaosArgs::new(program(&args.program)?);
-    all.time = Duration::from_secs_f64((args.minutes * 60.0).clamp(1.0, 86_400.0));
+    all.time = minutes(args.minutes);
     all.seed = args.seed;
     all.nemeses.clone_from(&args.nemesis);
     all.nodes = args.nodes;
     all.scenario.clone_from(&args.scenario);
     all.batch = Duration::from_secs(args.batch_seconds.clamp(5, 3_600));
     all.keep = args.keep;
-    all.dir = args.output.dir.join("chaos");
+    all.dir = place(&args.output, &args.name)?;
     all.other = args.other_agora.as_ref().map(other).transpose()?;
     let report = chaos::chaos(inside, &all).await?;
-    let name = if args.nodes == 3 { "chaos".to_owned() } else { format!("chaos-{}", args.nodes) };
-    verdict::publish(&args.output, &name, "Real processes under attack", &report.summary)?;
+    verdict::publish(&args.output, &args.name, "Real processes under attack", &report.summary)?;
     if !args.output.json {
         let [all, lost, late, twice] = report.packets;
         println!("packets between the machines: {all}, lost {lost}, late {late}, twice {twice}");
@@ -72,13 +80,12 @@ pub async fn chaos(inside: Inside, args: &ChaosArgs) -> Result<bool, String> {
 /// `crash-points`.
 pub async fn crash_points(_: Inside, args: &CrashPointArgs) -> Result<bool, String> {
     let only: Vec<Point> = args.only.iter().map(|text| text.parse()).collect::<Result<_, String>>()?;
-    let dir = std::path::absolute(args.output.dir.join("crash-points")).map_err(|error| error.to_string())?;
     let report = crash_points::run(crash_points::Args {
         program: program(&args.program)?,
-        dir,
+        dir: place(&args.output, "crash-points")?,
         seed: args.seed,
         points: args.points,
-        wall: Duration::from_secs_f64((args.minutes * 60.0).clamp(1.0, 86_400.0)),
+        wall: minutes(args.minutes),
         clusters: args.clusters.clamp(1, 8),
         power: args.power,
         only,
@@ -111,14 +118,60 @@ pub async fn crash_points(_: Inside, args: &CrashPointArgs) -> Result<bool, Stri
             report.digests_compared,
         );
     }
-    for finding in &report.findings {
-        let kept = finding.kept.display();
-        eprintln!("\nBROKEN  {}: {}\nkept: {kept}\nagain: {}", finding.point, finding.what, finding.again);
-    }
+    tell(&report.findings);
     // Whoever names points wants to see them; otherwise a run that hit next to nothing proves nothing.
     let is_vacuous = report.hit == 0;
     if is_vacuous {
         eprintln!("no node died: nothing was tested");
     }
     Ok(report.findings.is_empty() && !is_vacuous)
+}
+
+fn tell(findings: &[crash_points::Finding]) {
+    for finding in findings {
+        let kept = finding.kept.display();
+        eprintln!("\nBROKEN  {}: {}\nkept: {kept}\nagain: {}", finding.point, finding.what, finding.again);
+    }
+}
+
+/// `corruption`.
+pub async fn corruption(_: Inside, args: &CorruptionArgs) -> Result<bool, String> {
+    let report = corruption::run(corruption::Args {
+        program: program(&args.program)?,
+        dir: place(&args.output, "corruption")?,
+        seed: args.seed,
+        wall: minutes(args.minutes),
+        only: args.only.clone(),
+    })
+    .await;
+    verdict::write(&args.output, "corruption", &report)?;
+    if args.output.json {
+        println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+    } else {
+        let rows: Vec<Vec<String>> = report
+            .by_file
+            .iter()
+            .map(|(file, outcomes)| {
+                let all: u64 = outcomes.values().sum();
+                let what: Vec<String> =
+                    outcomes.iter().map(|(outcome, cases)| format!("{outcome:?} {cases}").to_lowercase()).collect();
+                vec![file.clone(), all.to_string(), what.join(", ")]
+            })
+            .collect();
+        println!("{}", table(&["file", "cases", "what became of the node"], &rows));
+        println!(
+            "{} cases ({} while leading), {} nodes replaced under a new id, {} orders promised, {} digests compared, {:.0} s",
+            report.cases,
+            report.while_leading,
+            report.replaced,
+            report.promised,
+            report.digests_compared,
+            report.wall_s,
+        );
+        for case in &report.not_made {
+            println!("not made: {case}");
+        }
+    }
+    tell(&report.findings);
+    Ok(report.findings.is_empty() && report.cases > 0)
 }

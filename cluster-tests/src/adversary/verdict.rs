@@ -28,14 +28,19 @@ pub fn write(output: &Output, name: &str, report: &impl Serialize) -> Result<(),
 /// Writes `<name>.json` and `<name>.html`, and prints the summary.
 pub fn publish(output: &Output, name: &str, title: &str, summary: &Summary) -> Result<(), String> {
     write(output, name, summary)?;
-    let shown = output.dir.join(format!("{name}.html"));
-    put(&shown, page(title, summary).as_bytes())?;
     if output.json {
         println!("{}", serde_json::to_string(summary).map_err(|error| error.to_string())?);
     } else {
         println!("{}", render(summary));
-        println!("page: {}", shown.display());
     }
+    page_of(output, name, title, summary)
+}
+
+/// Writes the page with the timeline.
+pub fn page_of(output: &Output, name: &str, title: &str, summary: &Summary) -> Result<(), String> {
+    let path = output.dir.join(format!("{name}.html"));
+    put(&path, page(title, summary).as_bytes())?;
+    eprintln!("page: {}", path.display());
     Ok(())
 }
 

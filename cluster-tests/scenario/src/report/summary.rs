@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agora_checkers::Checked;
-use agora_history::{Call, Micros, Outcome, Reply, Role, RunData, operations};
+use agora_history::{Answer, Call, Item, Micros, Op, Operation, Outcome, Reply, Role, RunData, operations};
 use serde::{Deserialize, Serialize};
 
 /// Findings a summary lists; all are counted.
@@ -30,6 +30,9 @@ pub struct Summary {
     pub attempts: u64,
     /// Writes that were answered yes.
     pub acknowledged: u64,
+    /// Orders that were promised, one by one or in batches.
+    #[serde(default)]
+    pub orders: u64,
     /// Writes that were refused by a rule.
     pub refused: u64,
     /// Reads that were answered.
@@ -48,6 +51,9 @@ pub struct Summary {
     pub findings_total: u64,
     /// By fault: the longest time without an acknowledged write while clients asked, in milliseconds.
     pub outages_ms: Vec<u64>,
+    /// The same by kind of fault.
+    #[serde(default)]
+    pub outages_by_kind: BTreeMap<String, Vec<u64>>,
     /// Latency of acknowledged writes: count by milliseconds, in buckets that grow by an eighth.
     pub latency: BTreeMap<u64, u64>,
     /// One per second of the first runs, one after the other.
@@ -201,6 +207,7 @@ impl Summary {
         self.operations += other.operations;
         self.attempts += other.attempts;
         self.acknowledged += other.acknowledged;
+        self.orders += other.orders;
         self.refused += other.refused;
         self.read += other.read;
         self.not_done += other.not_done;
@@ -226,6 +233,9 @@ impl Summary {
         self.findings.extend(other.findings);
         self.findings.truncate(FINDINGS_MAX);
         self.outages_ms.extend(other.outages_ms);
+        for (kind, outages) in other.outages_by_kind {
+            self.outages_by_kind.entry(kind).or_default().extend(outages);
+        }
         for (ms, count) in other.latency {
             *self.latency.entry(ms).or_default() += count;
         }
@@ -270,6 +280,7 @@ impl Summary {
             match (operation.outcome, operation.request.is_write()) {
                 (Outcome::Yes, true) => {
                     self.acknowledged += 1;
+                    self.orders += orders_of(&operation);
                     if let Some(returned) = operation.returned {
                         *self.latency.entry(bucket((returned - operation.invoked) / 1_000)).or_default() += 1;
                     }
@@ -297,6 +308,7 @@ impl Summary {
             row.following += u64::from(hit(Role::Follower));
             row.outages_ms.push(outage);
             self.outages_ms.push(outage);
+            self.outages_by_kind.entry(fault.kind.clone()).or_default().push(outage);
         }
     }
 
@@ -359,6 +371,17 @@ impl Summary {
     }
 }
 
+/// Orders that an acknowledged operation promised.
+fn orders_of(operation: &Operation<'_>) -> u64 {
+    match operation.decisive.map(|call| &call.reply) {
+        Some(Reply::Yes { answer: Answer::Orders(items), .. }) => {
+            items.iter().filter(|item| matches!(item, Item::Order(_))).count() as u64
+        }
+        Some(Reply::Yes { .. }) => u64::from(matches!(operation.request, Op::Place(_))),
+        _ => 0,
+    }
+}
+
 /// The longest time within a window in which nothing was decided.
 fn longest_gap(decisions: &[Micros], from: Micros, until: Micros) -> Micros {
     let first = decisions.partition_point(|at| *at < from);
@@ -377,7 +400,7 @@ fn longest_gap(decisions: &[Micros], from: Micros, until: Micros) -> Micros {
 
 #[cfg(test)]
 mod tests {
-    use agora_history::{Answer, Fault, Op, Target};
+    use agora_history::{Fault, Target};
 
     use super::*;
 

@@ -82,6 +82,7 @@ pub fn render(summary: &Summary) -> String {
         ("fault rounds / kinds", format!("{} / {}", summary.rounds(), summary.kinds())),
         ("operations / attempts", format!("{} / {}", summary.operations, summary.attempts)),
         ("writes acknowledged / refused by a rule", format!("{} / {}", summary.acknowledged, summary.refused)),
+        ("orders promised", summary.orders.to_string()),
         ("reads answered", summary.read.to_string()),
         ("not done / unknown", format!("{} / {}", summary.not_done, summary.unknown)),
         (
