@@ -13,8 +13,8 @@ use super::cli::FiguresArgs;
 
 const BEGIN: &str = "<!-- figures: begin -->";
 const END: &str = "<!-- figures: end -->";
-/// The nemesis kinds that take a leader away at once, whose outages are measured against the goal.
-const LEADER_KILLED: &str = "leader killed";
+/// The kind of fault that takes a leader away at once, whose outages are measured against the goal.
+const LEADER_KILLED: &str = "kill of the leader";
 
 fn report(dir: &Path, name: &str) -> Option<Value> {
     serde_json::from_slice(&fs::read(dir.join(format!("{name}.json"))).ok()?).ok()

@@ -298,7 +298,9 @@ impl Summary {
             data.calls.iter().filter(|call| decided(call)).map(|call| call.returned).collect();
         decisions.sort_unstable();
         for fault in &data.faults {
-            let until = fault.until.unwrap_or(fault.from) + AFTERMATH;
+            // What happens after the next fault began is that one's.
+            let next = data.faults.iter().map(|other| other.from).filter(|from| *from > fault.from).min();
+            let until = (fault.until.unwrap_or(fault.from) + AFTERMATH).min(next.unwrap_or(Micros::MAX));
             let outage = longest_gap(&decisions, fault.from, until) / 1_000;
             let row = self.nemeses.entry(fault.nemesis.clone()).or_default();
             row.rounds += 1;
