@@ -368,6 +368,11 @@ fn missing_files_are_named() {
     lost("the keyspaces", |dir| fs::remove_dir_all(dir.join("keyspaces")).unwrap());
     lost("the names", |dir| fs::remove_dir_all(dir.join("keyspaces/0")).unwrap());
     lost("one keyspace", |dir| fs::remove_dir_all(dir.join("keyspaces/2")).unwrap());
+    lost("what is in the files of one keyspace", |dir| {
+        for item in fs::read_dir(dir.join("keyspaces/2/tables")).unwrap() {
+            fs::write(item.unwrap().path(), b"").unwrap();
+        }
+    });
     lost("all files of one keyspace", |dir| {
         fs::remove_dir_all(dir.join("keyspaces/2/tables")).unwrap();
     });

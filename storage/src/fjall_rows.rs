@@ -651,8 +651,9 @@ fn check_empty(version: u64) -> Result<()> {
 
 /// Whether an error of opening means that what is on disk cannot be used, as opposed to the system not letting us.
 fn is_damage(error: &fjall::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-    let unusable = |error: &std::io::Error| matches!(error.kind(), InvalidData | NotFound | UnexpectedEof);
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    let unusable =
+        |error: &std::io::Error| matches!(error.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof);
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => unusable(error),
         fjall::Error::Locked | fjall::Error::Poisoned => false,
