@@ -242,6 +242,23 @@ pub async fn orders_on(lab: &Lab, shopper: &Shopper, node: u64, index: u64) -> R
     }
 }
 
+/// Reads a node's whole feed up to an index.
+///
+/// # Errors
+/// When it does not tell, or goes back.
+pub async fn feed_read(lab: &Lab, node: u64, index: u64) -> Result<(), String> {
+    let mut after = 0;
+    loop {
+        let page = served(lab, node, &format!("/api/v2/changes?after={after}&limit=1000"), index).await?;
+        let last = page["data"].as_array().and_then(|events| events.last()?["index"].as_u64());
+        match last {
+            Some(last) if last < index && last > after => after = last,
+            Some(last) if last <= after => return Err(format!("the feed of node {node} goes from {after} to {last}")),
+            _ => return Ok(()),
+        }
+    }
+}
+
 /// Stops all nodes and lets the product compare each one's rows with its digest.
 ///
 /// # Errors

@@ -39,7 +39,6 @@ struct Place {
 }
 
 struct Node {
-    place: Place,
     child: Option<Child>,
     volume: Option<Volume>,
 }
@@ -51,6 +50,8 @@ pub struct Lab {
     disk_bytes: Option<u64>,
     lineage: String,
     founders: Vec<u64>,
+    /// Of all nodes there ever were: a place is not given to another.
+    places: Mutex<BTreeMap<u64, Place>>,
     nodes: Mutex<BTreeMap<u64, Node>>,
 }
 
@@ -70,6 +71,7 @@ impl Lab {
             disk_bytes,
             lineage: format!("{:032x}", u128::from(std::process::id()) << 32 | u128::from(number) | 1 << 100),
             founders: (1..=count).collect(),
+            places: Mutex::default(),
             nodes: Mutex::default(),
         };
         for id in 1..=count {
@@ -101,8 +103,13 @@ impl Lab {
         let disk = |bytes| Volume::create(&dir.join("disk.img"), &dir.join("disk"), bytes);
         let volume = self.disk_bytes.map(disk).transpose()?;
         let place = Place { http: free_port(), peer: free_port() };
-        self.lock().insert(id, Node { place, child: None, volume });
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).insert(id, place);
+        self.lock().insert(id, Node { child: None, volume });
         Ok(())
+    }
+
+    fn place_of(&self, id: u64) -> Place {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)[&id]
     }
 
     fn write(&self, id: u64) -> Result<(), String> {
@@ -111,7 +118,6 @@ impl Lab {
     }
 
     fn render(&self, id: u64) -> String {
-        let nodes = self.lock();
         let mut root = Table::new();
         let mut set = |section: &str, key: &str, value: Value| {
             let table = root.entry(section.to_owned()).or_insert_with(|| Value::Table(Table::new()));
@@ -121,7 +127,7 @@ impl Lab {
         };
         let at = |port: u16| Value::String(format!("127.0.0.1:{port}"));
         let members = self.founders.iter().map(|founder| {
-            let place = nodes[founder].place;
+            let place = self.place_of(*founder);
             let fields = [("id", Value::Integer(*founder as i64)), ("peer", at(place.peer)), ("http", at(place.http))];
             Value::Table(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
         });
@@ -130,8 +136,8 @@ impl Lab {
         set("cluster", "lineage", self.lineage.clone().into());
         set("node", "id", Value::Integer(id as i64));
         set("node", "data_dir", self.data_dir(id).display().to_string().into());
-        set("http", "listen", at(nodes[&id].place.http));
-        set("peer", "listen", at(nodes[&id].place.peer));
+        set("http", "listen", at(self.place_of(id).http));
+        set("peer", "listen", at(self.place_of(id).peer));
         set("keys", "shop", SHOP_KEY.into());
         set("keys", "admin", ADMIN_KEY.into());
         set("keys", "peer", PEER_KEY.into());
@@ -163,12 +169,12 @@ impl Lab {
 
     /// HTTP address of a node.
     pub fn http(&self, id: u64) -> String {
-        format!("127.0.0.1:{}", self.lock()[&id].place.http)
+        format!("127.0.0.1:{}", self.place_of(id).http)
     }
 
     /// Peer address of a node.
     pub fn peer(&self, id: u64) -> String {
-        format!("127.0.0.1:{}", self.lock()[&id].place.peer)
+        format!("127.0.0.1:{}", self.place_of(id).peer)
     }
 
     /// Nodes that exist.
