@@ -62,6 +62,10 @@ fn main() -> ExitCode {
         bench.disks_break_and_are_mended().await;
         bench.a_node_joins_and_is_retired().await;
         println!("the wire: {:?}", bench.cluster.carried());
+        let dir = bench.cluster.dir().to_owned();
+        drop(bench);
+        // What failed is kept, what passed is not.
+        fs::remove_dir_all(dir).unwrap();
     });
     println!("real machines: all passed");
     ExitCode::SUCCESS
