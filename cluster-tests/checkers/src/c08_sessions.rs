@@ -6,7 +6,8 @@
 //!   no smaller than asked for. So a client that passes on its last index reads its own writes and never goes back.
 //! - linearizable: all that the client was answered before, whatever it had asked.
 //! - leader: the same as long as nobody doubts who leads; in a run with faults it is only counted.
-//! - bounded: what anybody was answered more than the bound before it asked.
+//! - bounded: what anybody was answered more than the bound before it asked; and while nothing is broken, all that this
+//!   node itself has answered.
 //! - local: nothing beyond the first.
 //!
 //! A page of the feed holds exactly what the feed has, in the end, between where it was asked to begin and where it says
@@ -15,7 +16,7 @@
 use std::collections::HashMap;
 
 use agora_history::{
-    Account, Answer, Call, FeedEvent, FeedPage, Item, Level, Micros, Op, Order, Reply, RunData, Sku, Stock,
+    Account, Answer, Call, FeedEvent, FeedPage, Item, Level, Micros, NodeId, Op, Order, Reply, RunData, Sku, Stock,
 };
 
 use crate::{
@@ -149,6 +150,9 @@ pub fn check(data: &RunData) -> Checked {
     sessions(&mut report, &calls, data.faults.is_empty());
     if data.faults.iter().all(|fault| fault.nemesis != "N15") {
         bounded(&mut report, &calls);
+    }
+    if data.faults.is_empty() {
+        own_word(&mut report, &calls);
     }
     report.done()
 }
@@ -329,10 +333,12 @@ fn bounded(report: &mut Report, calls: &[&Call]) {
     answered.sort_by_key(|call| call.returned);
     let mut behind = answered.iter().peekable();
     let mut newest: HashMap<Object<'_>, Last> = HashMap::new();
+    let mut furthest = (0, 0);
     let mut oldest_ms = 0;
     for call in calls.iter().filter(|call| call.level == Some(Level::Bounded) && !call.request.is_write()) {
         let Some(limit) = call.invoked.checked_sub(BOUND_US + SLACK_US) else { continue };
         while let Some(earlier) = behind.next_if(|earlier| earlier.returned < limit) {
+            furthest = furthest.max((written_at(earlier), earlier.op));
             for shown in shown(earlier) {
                 let last = Last { version: shown.version, op: earlier.op };
                 let entry = newest.entry(shown.object).or_insert(last);
@@ -342,6 +348,17 @@ fn bounded(report: &mut Report, calls: &[&Call]) {
             }
         }
         oldest_ms = oldest_ms.max(call.staleness_ms.unwrap_or(0));
+        let index = call.index.filter(|_| matches!(call.reply, Reply::Yes { .. }));
+        if let Some(index) = index.filter(|index| *index < furthest.0) {
+            let what = format!(
+                "a bounded read of node {} (staleness {:?} ms) is as of index {index}; {} was answered more than {} ms before",
+                call.node,
+                call.staleness_ms,
+                furthest.0,
+                (BOUND_US + SLACK_US) / 1_000
+            );
+            report.find(what, &[call.op, furthest.1], Some(index));
+        }
         for shown in shown(call) {
             if let Some(last) = newest.get(&shown.object).filter(|last| last.version > shown.version) {
                 let what = format!(
@@ -356,6 +373,32 @@ fn bounded(report: &mut Report, calls: &[&Call]) {
         }
     }
     report.figure("oldest_bounded_read_ms", oldest_ms as f64);
+}
+
+/// The index of an answered write, 0 for everything else.
+fn written_at(call: &Call) -> u64 {
+    let answered = matches!(call.reply, Reply::Yes { .. } | Reply::Refused { .. });
+    call.index.filter(|_| answered && call.request.is_write()).unwrap_or(0)
+}
+
+/// A bounded read shows what the same node has answered before. A node that is started anew no longer knows what it
+/// answered, so this is looked at in runs without faults.
+fn own_word(report: &mut Report, calls: &[&Call]) {
+    let mut answered: Vec<&Call> = calls.to_vec();
+    answered.sort_by_key(|call| call.returned);
+    let mut behind = answered.iter().peekable();
+    let mut told: HashMap<NodeId, (u64, u64)> = HashMap::new();
+    for call in calls.iter().filter(|call| call.level == Some(Level::Bounded) && !call.request.is_write()) {
+        while let Some(earlier) = behind.next_if(|earlier| earlier.returned < call.invoked) {
+            let entry = told.entry(earlier.node).or_default();
+            *entry = (*entry).max((written_at(earlier), earlier.op));
+        }
+        let Some((index, (least, op))) = call.index.zip(told.get(&call.node)) else { continue };
+        if index < *least && matches!(call.reply, Reply::Yes { .. }) {
+            let what = format!("a bounded read is as of index {index}, and node {} had answered {least}", call.node);
+            report.find(what, &[call.op, *op], Some(index));
+        }
+    }
 }
 
 fn pages(report: &mut Report, feed: &[FeedEvent], calls: &[&Call]) {

@@ -24,6 +24,7 @@ mod c08_sessions;
 pub mod c09_digest;
 pub mod c10_recovery;
 pub mod c11_coverage;
+mod c12_no_fault;
 mod cycles;
 mod model;
 mod report;
@@ -83,5 +84,6 @@ pub fn all() -> Vec<Checker> {
         c09_digest::check,
         c10_recovery::check,
         c11_coverage::check,
+        c12_no_fault::check,
     ]
 }

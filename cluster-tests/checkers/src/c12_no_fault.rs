@@ -1,0 +1,125 @@
+//! C12: nothing goes wrong inside the nodes, and nobody is sent away for nothing.
+//!
+//! - A node never answers that it met a fault of its own (`INTERNAL`): that is what a decision is answered with that apply
+//!   had to refuse. A node whose disk fails, is spoiled or loses its power may say so.
+//! - In a run in which nothing is broken and no operator acts, every write is in the end answered with yes or no.
+
+use std::collections::BTreeMap;
+
+use agora_history::{Call, Fault, Op, Reply, RunData};
+
+use crate::{Checked, report::Report};
+
+/// Attacks on disks.
+const ON_DISKS: [&str; 6] = ["N6", "N7", "N8", "N10", "N16", "N18"];
+/// What a node's disk leads to may be answered so much later, in microseconds.
+const LATER_US: u64 = 5_000_000;
+
+/// Checks a run.
+pub fn check(data: &RunData) -> Checked {
+    let mut report = Report::new("C12", "no fault of the machine's own, and in calm nobody is sent away");
+    let operators = data.run.settings.iter().any(|(name, value)| name.starts_with("load") && value.starts_with("W8"));
+    for call in &data.calls {
+        report.looked_at(1);
+        let (status, code) = match &call.reply {
+            Reply::NotDone { status, code } => (*status, code.as_str()),
+            Reply::Unknown { status: Some(status), why } => (*status, why.as_str()),
+            _ => continue,
+        };
+        let of_disk = || data.faults.iter().any(|fault| hits(fault, call));
+        if (status == 500 || code.contains("INTERNAL")) && !of_disk() {
+            let what = format!("{} was answered {status} {code} by node {}", brief(&call.request), call.node);
+            report.find(what, &[call.op], call.index);
+        }
+    }
+    if data.faults.is_empty() && !operators {
+        all_answered(&mut report, &data.calls);
+    }
+    report.done()
+}
+
+/// Every write got an answer, if not at first.
+fn all_answered(report: &mut Report, calls: &[Call]) {
+    let mut writes: BTreeMap<u64, (bool, &Call)> = BTreeMap::new();
+    for call in calls.iter().filter(|call| call.request.is_write()) {
+        let answered = match &call.reply {
+            Reply::Yes { .. } | Reply::Refused { .. } => true,
+            Reply::NotDone { status, .. } => *status < 500,
+            Reply::Unknown { .. } => false,
+        };
+        let entry = writes.entry(call.op).or_insert((answered, call));
+        *entry = (entry.0 || answered, call);
+    }
+    for (op, (_, last)) in writes.into_iter().filter(|(_, (answered, _))| !answered) {
+        let what = format!("{} got no answer while nothing was broken: {:?}", brief(&last.request), last.reply);
+        report.find(what, &[op], None);
+    }
+}
+
+fn hits(fault: &Fault, call: &Call) -> bool {
+    let ends = fault.until.unwrap_or(u64::MAX).saturating_add(LATER_US);
+    ON_DISKS.iter().any(|name| fault.nemesis == *name) && fault.from <= call.returned && call.invoked <= ends
+}
+
+fn brief(op: &Op) -> String {
+    let text = format!("{op:?}");
+    text.chars().take(120).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(op: u64, reply: Reply) -> Call {
+        let request = Op::AdjustWallet { account: "usr_1".to_owned(), amount: 1 };
+        Call {
+            op,
+            attempt: 0,
+            client: 1,
+            node: 1,
+            invoked: 1_000_000,
+            returned: 1_100_000,
+            key: Some(format!("key-{op}")),
+            trace: format!("{op:032x}"),
+            level: None,
+            min_index: None,
+            request,
+            reply,
+            index: None,
+            staleness_ms: None,
+            replayed: false,
+            body_hash: None,
+        }
+    }
+
+    fn fault(nemesis: &str) -> Fault {
+        let (kind, detail) = (String::new(), String::new());
+        let until = Some(1_050_000);
+        Fault { nemesis: nemesis.to_owned(), kind, from: 0, until, targets: Vec::new(), in_flight: 0, detail }
+    }
+
+    fn not_done(status: u16, code: &str) -> Reply {
+        Reply::NotDone { status, code: code.to_owned() }
+    }
+
+    #[track_caller]
+    fn finds(calls: Vec<Call>, faults: Vec<Fault>, count: usize) {
+        let found = check(&RunData { calls, faults, ..RunData::default() }).findings;
+        assert_eq!(found.len(), count, "{found:?}");
+    }
+
+    #[test]
+    fn a_fault_of_its_own_is_never_an_answer() {
+        finds(vec![call(1, not_done(500, "INTERNAL")), call(1, not_done(422, "X"))], Vec::new(), 1);
+        finds(vec![call(1, not_done(500, "INTERNAL"))], vec![fault("N8")], 0);
+        finds(vec![call(1, not_done(500, "INTERNAL"))], vec![fault("N1")], 1);
+    }
+
+    #[test]
+    fn in_calm_every_write_is_answered_in_the_end() {
+        let no = || not_done(503, "OVERLOADED");
+        finds(vec![call(1, no()), call(1, not_done(409, "X"))], Vec::new(), 0);
+        finds(vec![call(1, no()), call(2, Reply::Unknown { status: None, why: String::new() })], Vec::new(), 2);
+        finds(vec![call(1, no())], vec![fault("N1")], 0);
+    }
+}
