@@ -45,6 +45,8 @@ pub struct Manners {
     pub repeat_per_mille: u64,
     /// Sends another body under a key in use, in so many of a thousand cases.
     pub alter_per_mille: u64,
+    /// Takes a 503 that says *not applied* at its word and goes away, in so many of a thousand cases.
+    pub believe_per_mille: u64,
 }
 
 /// The first pause before another attempt, and the longest.
@@ -167,7 +169,8 @@ impl Client {
         while attempt < self.patience.attempts_max {
             last = self.try_write(&intent, attempt, node).await;
             attempt += 1;
-            if is_definite(&last) || Instant::now() >= until {
+            let is_told_no = matches!(last, Reply::NotDone { .. });
+            if is_definite(&last) || Instant::now() >= until || is_told_no && self.believes() {
                 break;
             }
             self.misbehave(&intent, &mut other).await;
@@ -209,6 +212,11 @@ impl Client {
         let node = self.some_node();
         self.attempt(other, *attempt, node, self.patience.attempt).await;
         *attempt += 1;
+    }
+
+    fn believes(&mut self) -> bool {
+        // No chance is drawn where there is none to take: those without this manner go on as ever.
+        self.manners.believe_per_mille > 0 && self.rng.per_mille(self.manners.believe_per_mille)
     }
 
     async fn pause(&mut self, attempt: u32, until: Instant) {

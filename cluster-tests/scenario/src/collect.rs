@@ -61,7 +61,12 @@ impl Reader {
                     self.stands_still(&response.headers)?;
                     return serde_json::from_slice(&response.body).map_err(|error| format!("{path}: {error}"));
                 }
-                Ok(response) => last = format!("{} {}", response.status, String::from_utf8_lossy(&response.body)),
+                Ok(response) => {
+                    last = format!("{} {}", response.status, String::from_utf8_lossy(&response.body));
+                    if (400..500).contains(&response.status) {
+                        break;
+                    }
+                }
                 Err(error) => last = format!("{error:?}"),
             }
         }
@@ -118,6 +123,14 @@ impl Reader {
         }
         let accounts = self.list("/accounts", codec::read_account, |account| &account.id).await?;
         let orders = self.list("/orders?sort=created_at", codec::read_order, |order| &order.id).await?;
+        for status in ["CREATED", "PAID", "SHIPPED", "COMPLETED", "CANCELLED"] {
+            let listed = self.list(&format!("/orders?status={status}"), codec::read_order, |order| &order.id).await?;
+            let is = orders.values().filter(|order| order.status == status).map(|order| &order.id);
+            if !is.clone().eq(listed.keys()) {
+                let (is, listed) = (is.count(), listed.len());
+                return Err(format!("node {}: {is} orders are {status}, {listed} others or so are listed", self.node));
+            }
+        }
         let body = self.get("/ledger/trial-balance").await?;
         let (debits, credits) =
             codec::read_totals(&body).ok_or_else(|| format!("the trial balance cannot be read: {body}"))?;
@@ -133,6 +146,20 @@ impl Reader {
             debits,
             credits,
         })
+    }
+
+    /// What is kept under a key: an order, a refusal, or nothing.
+    ///
+    /// # Errors
+    /// As for [`Reader::finals`].
+    pub async fn under_key(&self, key: &str) -> Result<String, String> {
+        match self.get(&format!("/orders/by-idempotency-key/{key}")).await {
+            Ok(body) => Ok(codec::read_order(&body).map_or_else(|| body.to_string(), |order| order.id)),
+            Err(why) => match why.split_once("\"code\":\"").and_then(|(_, rest)| rest.split_once('"')) {
+                Some((code, _)) if why.contains(": 4") => Ok(code.to_owned()),
+                _ => Err(why),
+            },
+        }
     }
 
     /// The whole feed.

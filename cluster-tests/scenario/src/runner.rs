@@ -211,6 +211,8 @@ struct Running<'a> {
 /// Clients of the runner itself.
 const OPENER: u32 = 1;
 const PROBE: u32 = 2;
+/// Keys for which all nodes must name the same order.
+const KEYS_COMPARED: usize = 40;
 /// How often it is looked whether something has come.
 const LOOK: Duration = Duration::from_millis(200);
 /// Starts of one node after healing, and the pause between them; one that does not come up by then never will.
@@ -433,7 +435,7 @@ impl Running<'_> {
             self.start_all(&mut starts).await;
             let said = self.admin.statuses().await;
             let why = match self.quiet(&said) {
-                Ok(index) => match self.collect(&said, index, data).await {
+                Ok(index) => match self.collect(&said, index, shop, data).await {
                     Ok(()) => return Ok(()),
                     Err(why) => why,
                 },
@@ -475,11 +477,19 @@ impl Running<'_> {
         Ok(first.applied)
     }
 
-    async fn collect(&self, said: &[Status], index: u64, data: &mut RunData) -> Result<(), String> {
+    async fn collect(&self, said: &[Status], index: u64, shop: &Shop, data: &mut RunData) -> Result<(), String> {
         let mut finals = Finals { first_write_after_heal: data.finals.first_write_after_heal, ..Finals::default() };
         let mut feeds = BTreeMap::new();
+        let mut under_key: BTreeMap<String, String> = BTreeMap::new();
         for status in said {
             let reader = Reader::new(self.cluster.clone(), status.node, index);
+            for key in shop.keys(KEYS_COMPARED) {
+                let order = reader.under_key(&key).await?;
+                let first = under_key.entry(key).or_insert_with_key(|_| order.clone());
+                if *first != order {
+                    return Err(format!("node {} has {order:?} under a key, another node {first:?}", status.node));
+                }
+            }
             finals.nodes.insert(status.node, reader.finals(status).await?);
             if feeds.len() < self.plan.feeds_max {
                 let feed = reader.feed().await?;

@@ -164,6 +164,13 @@ impl Shop {
         rng.pick(&self.known().keys).cloned()
     }
 
+    /// So many of the keys under which orders were asked for, from the oldest to the newest.
+    pub fn keys(&self, most: usize) -> Vec<String> {
+        let known = self.known();
+        let step = known.keys.len().div_ceil(most.max(1)).max(1);
+        known.keys.iter().step_by(step).cloned().collect()
+    }
+
     /// Any SKU.
     pub fn some_goods(&self, rng: &mut Rng) -> Option<Goods> {
         let all: Vec<&Goods> = self.hot.iter().chain(&self.wide).chain(&self.bulk).collect();

@@ -1,13 +1,13 @@
 //! W4: a client whose network swallows answers. Every third answer to a write is thrown away and the request repeated on
 //! another node under its key; some are repeated although they were answered; one in ten keys is also sent with another
-//! body.
+//! body. And where it is told that nothing was applied, it often believes it.
 
 use agora_history::Op;
 
 use super::Task;
 use crate::client::Manners;
 
-const MANNERS: Manners = Manners { drop_every: 3, repeat_per_mille: 250, alter_per_mille: 100 };
+const MANNERS: Manners = Manners { drop_every: 3, repeat_per_mille: 250, alter_per_mille: 100, believe_per_mille: 300 };
 
 pub(super) async fn run(task: Task) {
     let mut task = task.with_manners(MANNERS);
