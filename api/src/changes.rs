@@ -152,10 +152,12 @@ async fn list(call: Call) -> Outcome<Reply> {
     loop {
         applied.mark_unchanged();
         let view = call.view(Reading::Many).await?;
-        let mut body = page(&view, &mut wanted)?;
-        if planted::is(Bug::FeedFromUncommittedTail) && body.data.is_empty() {
-            body.next_after = body.next_after.max(api.shop.cluster().status().last_log);
-        }
+        let head_index = if planted::is(Bug::FeedFromUncommittedTail) {
+            api.shop.cluster().status().last_log.max(view.index())
+        } else {
+            view.index()
+        };
+        let body = page(&view, head_index, &mut wanted)?;
         let has_something = !body.data.is_empty() || body.next_after < body.head_index;
         if has_something || Instant::now() >= until {
             return Ok(Reply::json(Success::Ok, &body).read(view.index(), view.staleness()));
@@ -172,9 +174,8 @@ async fn list(call: Call) -> Outcome<Reply> {
     }
 }
 
-/// Reads on from `wanted.after`, which moves over what was looked at and not wanted.
-fn page(view: &ReadView, wanted: &mut Wanted) -> Outcome<ChangesView> {
-    let head_index = view.index();
+/// Reads on from `wanted.after`, which moves over what was looked at and not wanted, up to the last applied entry.
+fn page(view: &ReadView, head_index: u64, wanted: &mut Wanted) -> Outcome<ChangesView> {
     let oldest = view.feed_oldest().map_err(Problem::storage)?;
     if wanted.after.saturating_add(1) < oldest && is_cut(view, oldest)? {
         return Err(truncated(oldest, head_index));

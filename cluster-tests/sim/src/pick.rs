@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use agora_raft::RaftConfig;
+use agora_actors::{RaftConfig, ShopConfig};
 use agora_scenario::{
+    invariants::{self, NodeSettings, Size},
     nemesis::{self, Campaign},
     rng::Rng,
     runner::Plan,
@@ -21,8 +22,32 @@ pub fn nodes(seed: u64) -> u64 {
     if Rng::new(seed).fork("nodes").per_mille(800) { 3 } else { 5 }
 }
 
+/// What a scenario's nodes must be configured to; `None` leaves it to the seed.
+fn settings(scenario: Option<&str>) -> NodeSettings {
+    let named = scenario.and_then(|name| invariants::by_name(name.split('@').next().unwrap_or_default()));
+    named.map(|scenario| scenario.settings).unwrap_or_default()
+}
+
+/// The shop of a seed: in some, few entities fit into memory, so that those asked for leave and come back all the time.
+pub fn shop(seed: u64, scenario: Option<&str>) -> ShopConfig {
+    let mut rng = Rng::new(seed).fork("shop");
+    let settings = settings(scenario);
+    let usual = ShopConfig::default();
+    ShopConfig {
+        // Orders run out within a run.
+        order_ttl_ms: settings.order_ttl_ms.unwrap_or(6_000),
+        live_entities_max: if rng.per_mille(300) { 8 } else { usual.live_entities_max },
+        admission_max: settings.admission_max.unwrap_or(usual.admission_max),
+        ..usual
+    }
+}
+
 /// Bounds of log and cache of a seed: some so small that purges and snapshots are daily bread.
-pub fn raft(seed: u64, usual: RaftConfig) -> RaftConfig {
+pub fn raft(seed: u64, scenario: Option<&str>, usual: RaftConfig) -> RaftConfig {
+    let settings = settings(scenario);
+    if let (Some(log_bytes_max), Some(snapshot_log_bytes)) = (settings.log_bytes_max, settings.snapshot_log_bytes()) {
+        return RaftConfig { log_bytes_max, snapshot_log_bytes, snapshot_age_ms: 2_000, ..usual };
+    }
     let mut rng = Rng::new(seed).fork("raft");
     if rng.per_mille(600) {
         return RaftConfig { snapshot_age_ms: rng.between(500, 5_000), ..usual };
@@ -42,11 +67,29 @@ pub fn is_about_many_runs(checker: &str) -> bool {
     matches!(checker, "C10" | "C11")
 }
 
+/// The scenario of that name, if there is one; `never_oversell@N3` is its load under another attack, or in `calm`.
+fn named(seed: u64, name: &str, cluster: &SimCluster) -> Option<Result<Plan, String>> {
+    let (name, attacks) = name.split_once('@').unwrap_or((name, ""));
+    let scenario = invariants::by_name(name)?;
+    Some(match attacks {
+        "" => scenario.plan_for(seed, Size::Simulation, cluster),
+        "calm" => Ok(scenario.plan_with(seed, Size::Simulation, Arc::new(Calm))),
+        names => {
+            let names: Vec<&str> = names.split('+').collect();
+            let campaign = Campaign::that_fits(&names, cluster).ok_or("none of these can be played here".to_owned());
+            campaign.map(|campaign| scenario.plan_with(seed, Size::Simulation, Arc::new(campaign)))
+        }
+    })
+}
+
 /// Load and attacks.
 ///
 /// # Errors
 /// A scenario of that name is not known, or cannot be played here.
 pub fn plan(seed: u64, scenario: Option<&str>, cluster: &SimCluster) -> Result<Plan, String> {
+    if let Some(plan) = scenario.and_then(|name| named(seed, name, cluster)) {
+        return plan;
+    }
     let mut rng = Rng::new(seed).fork("plan");
     let (name, nemesis): (String, Arc<dyn Nemesis>) = match scenario {
         Some("calm") => ("calm".to_owned(), Arc::new(Calm)),

@@ -19,6 +19,8 @@ pub struct Safety {
     states: BTreeMap<u64, (u64, u128, [u8; 32], NodeId)>,
     applied: BTreeMap<NodeId, u64>,
     compared: u64,
+    /// The most transactions that apply refused as impossible on one node.
+    impossible: u64,
 }
 
 impl Safety {
@@ -32,6 +34,14 @@ impl Safety {
             }
             let applied = shop.cluster().applied_index();
             if self.applied.insert(machine.node, applied) != Some(applied) {
+                let impossible = shop.metrics().impossible;
+                if impossible > self.impossible {
+                    self.impossible = impossible;
+                    cluster.found(format!(
+                        "node {}: apply refused {impossible} transactions that no honest decision can have produced",
+                        machine.node
+                    ));
+                }
                 self.compare(cluster, machine.node, shop.cluster().rows().as_ref());
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use agora_actors::{RaftConfig, ShopConfig};
+use agora_actors::RaftConfig;
 use agora_history::{NodeId, RunData, RunDir};
 use agora_scenario::{
     cluster::Cluster,
@@ -103,9 +103,8 @@ fn run(args: &SeedArgs) -> SeedReport {
     let plan = machine::Plan {
         seed,
         first: nodes.clone(),
-        // Orders run out within a run.
-        shop: ShopConfig { order_ttl_ms: 6_000, ..ShopConfig::default() },
-        raft: pick::raft(seed, RaftConfig::default()),
+        shop: pick::shop(seed, args.scenario.as_deref()),
+        raft: pick::raft(seed, args.scenario.as_deref(), RaftConfig::default()),
     };
     let cluster = SimCluster::new(plan, trace.clone());
     let mut driver = Driver::new(cluster.clone(), seed, RUN_MAX);
