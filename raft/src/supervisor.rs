@@ -1,4 +1,4 @@
-//! Looks after a running node: stalled threads, clocks, diverged states, checkpoints, the size of the log.
+//! Looks after a running node: stalled threads, damaged rows, clocks, diverged states, checkpoints, the size of the log.
 //!
 //! Each concern is a small loop of its own on Raft's runtime. What cannot be put right here ends the process through
 //! `Fatal`: a supervisor outside starts it anew, which is always better than a node that is half there.
@@ -66,6 +66,14 @@ pub(crate) async fn watch_stalls(core: Arc<Core>) {
         let now = core.pulse.now_ms();
         let stuck = [("log", log.stuck_ms(core.log.gauge(), now)), ("apply", apply.stuck_ms(core.apply.gauge(), now))];
         let (name, stuck_ms) = if stuck[0].1 >= stuck[1].1 { stuck[0] } else { stuck[1] };
+        if let Some(damage) = core.apply.rows().rows().damage() {
+            if core.pulse.leading().is_some() {
+                // Whether or not somebody takes over: rows that cannot be read are not led with.
+                let _ = hand_over(&core, None, "the rows are damaged").await;
+            }
+            core.fatal.report(format!("its rows are damaged: {damage}"));
+            return;
+        }
         let stalled = stuck_ms >= core.config.stall_hand_over_ms;
         core.pulse.set_stalled(stalled);
         if stuck_ms >= core.config.stall_exit_ms {

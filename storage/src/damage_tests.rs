@@ -445,7 +445,14 @@ fn rot_in_any_file_is_lost_or_an_error_and_never_other_rows() {
                 Ok(Err(_)) => lost += 1,
                 Err(_) => errors += 1,
                 Ok(Ok(rows)) => match scrub::scrub(&*rows.view().unwrap()) {
-                    Err(_) => errors += 1,
+                    Err(error) => {
+                        errors += 1;
+                        // What a read has met is not opened again.
+                        assert!(rows.damage().is_some(), "{} at byte {at}: {error}", name.display());
+                        drop(rows);
+                        let again = FjallRows::open(&copy.path(), &options(), SYNCED).unwrap();
+                        assert!(again.is_err_and(|why| why.contains("found damaged")), "{} at {at}", name.display());
+                    }
                     // Filters and spare bytes carry no rows.
                     Ok(report) => {
                         let expected = store.digests[&rows.applied()];

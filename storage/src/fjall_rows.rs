@@ -17,6 +17,7 @@
 
 mod account;
 mod background;
+mod damage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +39,7 @@ use parking_lot::{Mutex, RwLock};
 use self::{
     account::{Accounted, account_for},
     background::{Background, sync_journal},
+    damage::Damage,
 };
 use crate::{
     batch::{Batch, Op},
@@ -93,6 +95,7 @@ pub struct FjallRows {
     background_syncs: Arc<AtomicU64>,
     commit_longest_us: AtomicU64,
     background: Option<Background>,
+    damage: Arc<Damage>,
     // Last: whatever uses the directory must be gone when it is dropped.
     dir: Arc<Dir>,
 }
@@ -164,6 +167,9 @@ impl FjallRows {
         if !dir.join("version").is_file() {
             return lost(format!("{} holds no finished row store", dir.display()));
         }
+        if let Some(met) = damage::met_before(dir) {
+            return lost(format!("{} was found damaged: {met}", dir.display()));
+        }
         let journals = journal_cut::cut(dir)?;
         if let Some(cut) = &journals.cut {
             tracing::warn!(%cut, synced_index, "journal of the rows cut");
@@ -225,6 +231,7 @@ impl FjallRows {
             background_syncs,
             commit_longest_us: AtomicU64::new(0),
             background: background.flatten(),
+            damage: Arc::new(Damage::new(dir)),
             dir: Arc::new(Dir { path: dir.to_path_buf(), remove: AtomicBool::new(false) }),
         }
     }
@@ -278,17 +285,7 @@ impl FjallRows {
         Ok(())
     }
 
-    /// Forces all memtables out, for tests that look at sorted files.
-    #[cfg(test)]
-    pub(crate) fn flush(&self, keyspace: Keyspace) {
-        if let Some(handle) = self.handles.read().get(keyspace) {
-            handle.keyspace.rotate_memtable_and_wait().unwrap();
-        }
-    }
-}
-
-impl Rows for FjallRows {
-    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn newest(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let handles = self.handles.read().clone();
         let Some(handle) = handles.get(keyspace) else {
             return Ok(None);
@@ -308,6 +305,20 @@ impl Rows for FjallRows {
         }
     }
 
+    /// Forces all memtables out, for tests that look at sorted files.
+    #[cfg(test)]
+    pub(crate) fn flush(&self, keyspace: Keyspace) {
+        if let Some(handle) = self.handles.read().get(keyspace) {
+            handle.keyspace.rotate_memtable_and_wait().unwrap();
+        }
+    }
+}
+
+impl Rows for FjallRows {
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.newest(keyspace, key).map_err(|error| self.damage.note(error))
+    }
+
     fn view(&self) -> Result<Box<dyn RowView>> {
         let mut before = self.handles.read().clone();
         loop {
@@ -315,8 +326,9 @@ impl Rows for FjallRows {
             // The set of buckets changes outside of fjall's batches: take the snapshot while it stands still.
             let after = self.handles.read().clone();
             if Arc::ptr_eq(&before, &after) {
-                let version = read_marker(&snapshot, &after.meta)?;
-                return Ok(Box::new(FjallView { snapshot, handles: after, version, _dir: self.dir.clone() }));
+                let version = read_marker(&snapshot, &after.meta).map_err(|error| self.damage.note(error))?;
+                let (damage, dir) = (self.damage.clone(), self.dir.clone());
+                return Ok(Box::new(FjallView { snapshot, handles: after, version, damage, _dir: dir }));
             }
             before = after;
         }
@@ -461,6 +473,10 @@ impl Rows for FjallRows {
         }
         stats
     }
+
+    fn damage(&self) -> Option<String> {
+        self.damage.reason()
+    }
 }
 
 impl Drop for FjallRows {
@@ -476,6 +492,7 @@ struct FjallView {
     snapshot: Snapshot,
     handles: Arc<Keyspaces<Handle>>,
     version: u64,
+    damage: Arc<Damage>,
     _dir: Arc<Dir>,
 }
 
@@ -485,6 +502,10 @@ impl FjallView {
     }
 
     fn row(&self, handle: &Handle, stored: fjall::Result<(Slice, Slice)>) -> Result<Row> {
+        self.parse(handle, stored).map_err(|error| self.damage.note(error))
+    }
+
+    fn parse(&self, handle: &Handle, stored: fjall::Result<(Slice, Slice)>) -> Result<Row> {
         let (stored_key, stored) = stored.map_err(engine)?;
         let key = stored_key[1..].to_vec();
         let value = match row_format::parse_head(&stored)? {
@@ -498,7 +519,7 @@ impl FjallView {
 impl RowView for FjallView {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
         match self.handle(keyspace) {
-            Some(handle) => get_at(&self.snapshot, handle, key),
+            Some(handle) => get_at(&self.snapshot, handle, key).map_err(|error| self.damage.note(error)),
             None => Ok(None),
         }
     }
@@ -662,14 +683,18 @@ fn is_damage(error: &fjall::Error) -> bool {
 }
 
 fn engine(error: fjall::Error) -> Error {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
     match error {
-        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source))
+            if !matches!(source.kind(), InvalidData | UnexpectedEof) =>
+        {
             Error::Io { what: "rows".into(), source }
         }
+        fjall::Error::Io(source) => Error::corrupt(format!("rows: {source}")),
         fjall::Error::Locked => Error::Locked { what: "the row store".into() },
-        fjall::Error::Storage(error) => Error::corrupt(format!(
-            "rows: {error}; stop this node, remove the directory of its rows and start it again: they are rebuilt"
-        )),
+        fjall::Error::Storage(error) => {
+            Error::corrupt(format!("rows: {error}; this node makes its rows anew when it is started again"))
+        }
         other => Error::Engine { engine: "fjall", what: other.to_string() },
     }
 }

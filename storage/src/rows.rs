@@ -49,6 +49,11 @@ pub trait Rows: Send + Sync + 'static {
 
     /// Counters and sizes.
     fn stats(&self) -> RowStats;
+
+    /// The first damage that a read has met, if any: the node must stop, and makes its rows anew when it is started again.
+    fn damage(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One consistent state of all keyspaces.

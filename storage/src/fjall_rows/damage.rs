@@ -1,0 +1,62 @@
+//! Rows that turn out to be damaged while they are read: noted once, durably, so that the next start gives them up.
+//!
+//! Opening looks at what it can afford to look at; a block deep in a table is only checked when somebody reads it. Rows are
+//! disposable, so a node that meets such a block stops, and when it is started again it makes its rows anew from its log
+//! or a peer, like any others that cannot be accounted for.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use crate::{disk::sync_dir, error::Error};
+
+/// The file in a generation's directory that says so; its text is the reason.
+const MARK: &str = "damaged";
+/// Longest reason that is read back, in bytes.
+const REASON_BYTES_MAX: usize = 2_000;
+
+/// What is known of the damage of one generation.
+pub(super) struct Damage {
+    dir: PathBuf,
+    reason: OnceLock<String>,
+}
+
+impl Damage {
+    pub(super) fn new(dir: &Path) -> Damage {
+        Damage { dir: dir.to_path_buf(), reason: OnceLock::new() }
+    }
+
+    /// Passes an error of reading on, and notes it if it means that bytes are not what was written.
+    pub(super) fn note(&self, error: Error) -> Error {
+        if let Error::Corrupt(what) = &error
+            && self.reason.set(what.clone()).is_ok()
+        {
+            tracing::error!(dir = %self.dir.display(), what, "rows are damaged: they are given up at the next start");
+            if let Err(error) = self.write(what) {
+                // Whoever reads the block again meets it again.
+                tracing::warn!(%error, "the damage of the rows could not be written down");
+            }
+        }
+        error
+    }
+
+    /// What was met first.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.reason.get().cloned()
+    }
+
+    fn write(&self, what: &str) -> std::io::Result<()> {
+        let path = self.dir.join(MARK);
+        fs::write(&path, what)?;
+        fs::File::open(&path)?.sync_all()?;
+        sync_dir(&self.dir).map_err(std::io::Error::other)
+    }
+}
+
+/// What an earlier life met in this directory.
+pub(super) fn met_before(dir: &Path) -> Option<String> {
+    let bytes = fs::read(dir.join(MARK)).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..bytes.len().min(REASON_BYTES_MAX)]).into_owned())
+}
