@@ -207,6 +207,9 @@ pub struct PlantedArgs {
 /// `figures`.
 #[derive(Debug, Args)]
 pub struct FiguresArgs {
+    /// Print them and leave the README as it is
+    #[arg(long)]
+    pub print: bool,
     /// Where the reports are
     #[arg(long, value_name = "DIR", default_value = "target/adversary")]
     pub dir: PathBuf,

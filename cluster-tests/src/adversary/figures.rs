@@ -28,6 +28,9 @@ fn summary(dir: &Path, name: &str) -> Option<Summary> {
 pub fn publish(args: &FiguresArgs) -> Result<(), String> {
     let table = markdown(&args.dir);
     println!("{table}");
+    if args.print {
+        return Ok(());
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let (begin, end) = (text.find(BEGIN), text.find(END));
