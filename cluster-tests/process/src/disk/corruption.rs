@@ -23,6 +23,8 @@ use super::{
     corrupt::copy_tree,
     corruption_cases::{Case, Scope, Site, cases},
     crash_points::Finding,
+    faults::watched,
+    inject::{Effect, Injection},
     judge::{
         Digests, all_is_there, feed_read, get, is_ready, orders_on, promises_kept, settled, status, tail, verified,
     },
@@ -30,7 +32,7 @@ use super::{
     shopper::{Crowd, Shopper, send},
 };
 use crate::machine::NodeProgram;
-use agora_scenario::rng::Rng;
+use agora_scenario::{cluster::Part, rng::Rng};
 
 /// What is asked of a run.
 #[derive(Clone, Debug)]
@@ -76,6 +78,8 @@ pub struct Told {
     pub outcome: Outcome,
     /// The line that says so, of a node that refuses.
     pub said: String,
+    /// Where its log ended before (index, term), and where it said it ended, spoiled, among peers that stood still.
+    pub log_ends: Option<(End, Option<End>)>,
     pub took_ms: u64,
 }
 
@@ -162,7 +166,7 @@ pub async fn run(args: Args) -> Report {
 fn order(args: &Args) -> Vec<(Case, u64)> {
     let mut rng = Rng::new(args.seed).fork("corruption");
     let fits = |case: &Case| args.only.as_ref().is_none_or(|only| case.title().contains(only));
-    let mut left: Vec<(Case, u64)> = cases().into_iter().filter(fits).map(|case| (case, rng.below(4))).collect();
+    let mut left: Vec<(Case, u64)> = cases().into_iter().filter(fits).map(|case| (case, rng.below(8))).collect();
     for last in (1..left.len()).rev() {
         left.swap(last, rng.below(last as u64 + 1) as usize);
     }
@@ -175,7 +179,7 @@ fn note(report: &mut Report, args: &Args, title: &str, what: String, root: &Path
 }
 
 /// Where a log ends: last index and term.
-type End = (u64, u64);
+pub type End = (u64, u64);
 
 struct Bench {
     lab: Arc<Lab>,
@@ -184,6 +188,8 @@ struct Bench {
     digests: Digests,
     refusals: u64,
     next_id: u64,
+    /// Of the last case about a log.
+    log_ends: Option<(End, Option<End>)>,
 }
 
 impl Bench {
@@ -197,7 +203,7 @@ impl Bench {
         let shopper = Shopper::open(lab.clone()).await?;
         shopper.buy_many(STOCK_OF_ORDERS).await;
         let crowd = Some(shopper.crowd(BUYERS, PAUSE));
-        Ok(Bench { lab, shopper, crowd, digests: Digests::default(), refusals: 0, next_id: 4 })
+        Ok(Bench { lab, shopper, crowd, digests: Digests::default(), refusals: 0, next_id: 4, log_ends: None })
     }
 
     fn nodes(&self) -> Vec<u64> {
@@ -218,7 +224,8 @@ impl Bench {
         let leading = even & 1 == 0;
         let victim = if leading { leader } else { self.others(leader)[(even as usize / 2) % 2] };
         let stopped = even & 2 == 0 && case.scope != Scope::All;
-        let told = |outcome, done: String, said: String| Told {
+        self.log_ends = None;
+        let told = |outcome, done: String, said: String, log_ends| Told {
             case: case.title(),
             node: victim,
             role: if leading { "leader" } else { "follower" },
@@ -226,6 +233,7 @@ impl Bench {
             done,
             outcome,
             said,
+            log_ends,
             took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         let (done, outcome, said) = if case.scope == Scope::All {
@@ -240,11 +248,14 @@ impl Bench {
             // The last thing it promises is an entry: what a log that forgot one commit would lack.
             let last = json!({"name": "the last one before the end", "kind": "customer"});
             let last = self.shopper.write("/api/v2/accounts", &last).await?;
-            let end = self.caught_up(victim, last["log_index"].as_u64().unwrap_or(0)).await?;
+            let mut end = self.caught_up(victim, last["log_index"].as_u64().unwrap_or(0)).await?;
             if stopped {
                 if !self.lab.stop(victim).await {
                     return Err(format!("node {victim} does not stop: {}", tail(&self.lab, victim)));
                 }
+            } else if case.is_of_log() && even & 4 == 0 && !leading {
+                // Not of a leader: what its own log holds since it last shook hands, no peer remembers.
+                end.0 = end.0.max(self.killed_before_applying(victim).await?);
             } else {
                 self.lab.kill(victim);
             }
@@ -267,7 +278,7 @@ impl Bench {
         report.cases += 1;
         report.while_leading += u64::from(leading);
         *report.by_file.entry(case.file.to_owned()).or_default().entry(outcome).or_default() += 1;
-        report.told.push(told(outcome, done, said));
+        report.told.push(told(outcome, done, said, self.log_ends));
         Ok(())
     }
 
@@ -323,6 +334,23 @@ impl Bench {
         }
     }
 
+    /// A node dies when an entry is in its log, and before it is in its rows: then nothing but the log knows of it.
+    async fn killed_before_applying(&self, node: u64) -> Result<u64, String> {
+        let pid = self.lab.pid(node).ok_or_else(|| format!("node {node} is down"))?;
+        let paths = watched(&self.lab.data_dir(node), Part::RowsJournal)?;
+        let injection = Injection { calls: vec!["write"], seen: Vec::new(), paths, effect: Effect::KillAt(1) };
+        let tracer = injection.attach(pid, &self.lab.root().join(format!("n{node}/crash.trace")))?;
+        let last = json!({"name": "in the log alone", "kind": "customer"});
+        let (last, exit) =
+            tokio::join!(self.shopper.write("/api/v2/accounts", &last), self.lab.exited(node, Duration::from_secs(10)));
+        drop(tracer);
+        match (last, exit) {
+            (Ok(last), Some(_)) => Ok(last["log_index"].as_u64().unwrap_or(0)),
+            (Ok(_), None) => Err(format!("node {node} did not apply an entry within 10 s")),
+            (Err(error), _) => Err(error),
+        }
+    }
+
     /// Starts a spoiled node and judges it.
     async fn one_spoiled(
         &mut self,
@@ -346,9 +374,13 @@ impl Bench {
             self.lab.start(victim)?;
         }
         drop(closed);
-        let outcome = self.judged(victim, since).await?;
+        self.log_ends = case.is_of_log().then_some((end, alone));
+        let mut outcome = self.judged(victim, since).await?;
         let said = self.lab.said_since(victim, since);
         let forgot = alone.filter(|(last, term)| *last < end.0 || *term < end.1);
+        if forgot.is_some() && outcome == Outcome::Served && self.shunned(victim, since).await {
+            outcome = Outcome::Shunned;
+        }
         if let Some((last, term)) = forgot
             && !matches!(outcome, Outcome::Shunned | Outcome::Refused)
         {
@@ -372,6 +404,18 @@ impl Bench {
             Some(later) => Ok((Outcome::FoundLater, later)),
             None => Ok((outcome, line)),
         }
+    }
+
+    /// Whether the peer that knows better does not let a node in; the third may have done so a moment before.
+    async fn shunned(&self, node: u64, since: u64) -> bool {
+        let deadline = Instant::now() + SHUNNED_AFTER;
+        while Instant::now() < deadline {
+            if self.lab.said_since(node, since).contains(&format!("refused: node {node} ")) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
     }
 
     /// What a node among peers that stand still says of its log.
