@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/lock                      held exclusively while the process runs
 //! <dir>/log.redb                  the log, see `log`
+//! <dir>/log.end                   where it ends, once more
 //! <dir>/rows-<generation>/        one row store each; `log` says which is current
 //! <dir>/snapshots/<name>          snapshot streams, see `snapshot`
 //! ```
@@ -133,6 +134,7 @@ pub(crate) fn check_snapshot_name(name: &str) -> Result<()> {
 
 const TEMPORARY: &str = ".new";
 const LOG_FILE: &str = "log.redb";
+const WITNESS_FILE: &str = "log.end";
 
 /// A directory. Holds the directory's lock file exclusively as long as it lives.
 pub struct FileDisk {
@@ -222,7 +224,9 @@ impl FileDisk {
                 .map_err(Error::io(format!("open {}", path.display())))?;
             Ok(CountedFile { file, syncs: syncs.clone() })
         };
-        LogStore::open(backend, syncs.clone()).map_err(|error| match error {
+        let witness = self.dir.join(WITNESS_FILE);
+        let opened = LogStore::open(backend, syncs.clone()).and_then(|log| log.with_witness(&witness));
+        opened.map_err(|error| match error {
             Error::Corrupt(what) => Error::LogLost(format!(
                 "the log {} is damaged: {what}; this node may have promised what it no longer knows, so it must not come back under its id: remove the node from the cluster, move {} aside, and add it again with a new id",
                 path.display(),

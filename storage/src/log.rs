@@ -10,9 +10,11 @@
 //! Quick repair stays off: it would make every commit two fsyncs.
 
 mod header;
+mod witness;
 
 use std::{
     ops::Range,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +35,8 @@ use crate::{
     error::{Error, Result},
     file_backend::Overlay,
 };
+
+use self::witness::Witness;
 
 /// `index` → `crc32c over index (u64 LE) and bytes, u32 LE ‖ bytes`.
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
@@ -136,6 +140,8 @@ impl LogBounds {
 pub struct LogStore {
     database: Database,
     bounds: Mutex<LogBounds>,
+    /// Locked after `bounds`.
+    witness: Mutex<Option<Witness>>,
     syncs: Arc<AtomicU64>,
     commits: AtomicU64,
 }
@@ -159,7 +165,23 @@ impl LogStore {
             transaction.open_table(STATE).map_err(engine)?;
             transaction.commit().map_err(engine)?;
         }
-        Ok(LogStore { database, bounds: Mutex::new(bounds.unwrap_or_default()), syncs, commits: AtomicU64::new(0) })
+        let bounds = Mutex::new(bounds.unwrap_or_default());
+        Ok(LogStore { database, bounds, witness: Mutex::default(), syncs, commits: AtomicU64::new(0) })
+    }
+
+    /// Holds the log against what is written beside it, see [`witness`], and goes on writing there.
+    pub(crate) fn with_witness(self, path: &Path) -> Result<LogStore> {
+        let mut witness = Witness::open(path)?;
+        let end = end_of(&self.bounds.lock());
+        if end < witness.end() {
+            return Err(Error::corrupt(format!(
+                "it ends before index {end}, and once ended before index {}: its last commit is gone",
+                witness.end()
+            )));
+        }
+        witness.after(end)?;
+        *self.witness.lock() = Some(witness);
+        Ok(self)
     }
 
     /// Applies all operations in order, atomically and durably: one commit, one fsync. Nothing is changed on error;
@@ -185,7 +207,15 @@ impl LogStore {
             }
             writing.bounds
         };
+        let end = end_of(&bounds);
+        let mut witness = self.witness.lock();
+        if let Some(witness) = witness.as_mut() {
+            witness.before(end)?;
+        }
         transaction.commit().map_err(engine)?;
+        if let Some(witness) = witness.as_mut() {
+            witness.after(end)?;
+        }
         *cached = bounds;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -242,6 +272,11 @@ impl LogStore {
         let table = transaction.open_table(STATE).map_err(engine)?;
         table.get(name).map_err(storage_error)?.map(|stored| codec::unframe(STATE_VERSION, stored.value())).transpose()
     }
+}
+
+/// Last index that is or was in a log, plus one.
+fn end_of(bounds: &LogBounds) -> u64 {
+    bounds.end().map_or(0, |end| end + 1)
 }
 
 /// One write transaction under way, and the bounds as they will be after it.

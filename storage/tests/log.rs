@@ -228,6 +228,36 @@ fn a_flipped_bit_in_an_entry_is_found_when_the_log_is_opened() {
 }
 
 #[test]
+fn a_log_whose_last_commit_is_gone_is_a_lost_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || FileDisk::new(dir.path(), RowOptions::default()).unwrap().open_log();
+    let path = dir.path().join("log.redb");
+    let log = open().unwrap();
+    log.write(vec![LogOp::Identity(identity()), append(1, 5)]).unwrap();
+    drop(log);
+    let before = std::fs::read(&path).unwrap();
+    let log = open().unwrap();
+    log.write(vec![append(6, 1)]).unwrap();
+    drop(log);
+    let after = std::fs::read(&path).unwrap();
+    // As if the engine had fallen back to the commit before.
+    std::fs::write(&path, before).unwrap();
+    let error = open().unwrap_err();
+    assert!(matches!(&error, Error::LogLost(why) if why.contains("its last commit is gone")), "{error}");
+    // The whole one opens, and what is cut off on purpose is not missed, nor is a witness that is gone or rotten.
+    std::fs::write(&path, after).unwrap();
+    let log = open().unwrap();
+    assert_eq!(indexes(&log), [1, 2, 3, 4, 5, 6]);
+    log.write(vec![LogOp::TruncateFrom(3)]).unwrap();
+    drop(log);
+    assert_eq!(indexes(&open().unwrap()), [1, 2]);
+    std::fs::write(dir.path().join("log.end"), [7; 12]).unwrap();
+    assert_eq!(indexes(&open().unwrap()), [1, 2]);
+    std::fs::remove_file(dir.path().join("log.end")).unwrap();
+    assert_eq!(indexes(&open().unwrap()), [1, 2]);
+}
+
+#[test]
 fn rot_anywhere_in_a_closed_log_is_damage_or_does_not_matter() {
     let disk = MemDisk::new();
     let log = disk.open_log().unwrap();
