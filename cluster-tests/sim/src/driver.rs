@@ -4,6 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use agora_history::NodeId;
 use agora_scenario::{cluster::Cluster, rng::Rng};
+use agora_storage::{
+    MemDisk,
+    disk::{Disk, OpenedRows},
+};
 use turmoil::Sim;
 
 use crate::{cluster::SimCluster, commands::Command, entropy, machine::Machine, safety::Safety, wires::Place};
@@ -145,6 +149,9 @@ impl Driver {
     fn start(&mut self, node: NodeId) {
         let Some(machine) = self.cluster.machine(node).filter(|machine| !machine.is_up()) else { return };
         self.cluster.trace().note("start", &[node]);
+        if let Some(reason) = lost_rows(&machine.disk().fork()) {
+            self.cluster.found(format!("node {node} has lost rows that it had recorded as durable: {reason}"));
+        }
         self.cluster.wires().set_dark(Place::Node(node), false);
         machine.began();
         self.sim.bounce(Place::Node(node).name());
@@ -195,5 +202,14 @@ impl Driver {
     /// Names of the nodes that run.
     pub fn up(&self) -> Vec<NodeId> {
         self.cluster.nodes().into_iter().filter(|node| self.cluster.is_up(*node)).collect()
+    }
+}
+
+/// Why the rows that a node has recorded as durable are not there; nothing if they are, or were spoiled on purpose.
+fn lost_rows(disk: &MemDisk) -> Option<String> {
+    let identity = disk.open_log().ok()?.identity().ok()??;
+    match disk.open_rows(identity.generation, identity.synced_index).ok()? {
+        OpenedRows::Lost { reason } if !reason.ends_with("is damaged") => Some(reason),
+        OpenedRows::Lost { .. } | OpenedRows::Ready(_) => None,
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     commands::{Command, Commands},
+    pick,
     wires::{Place, Wires},
     world::{ClockOffset, SimListener, world},
 };
@@ -190,8 +191,12 @@ impl Machine {
             Err(why) => return Ended::Fatally(format!("cannot listen: {why}")),
         };
         self.state.lock().shop = Some(shop.clone());
-        let config =
-            ApiConfig { shop_key: SHOP_KEY.to_owned(), admin_key: ADMIN_KEY.to_owned(), ..ApiConfig::default() };
+        let config = ApiConfig {
+            shop_key: SHOP_KEY.to_owned(),
+            admin_key: ADMIN_KEY.to_owned(),
+            request_timeout_ms: pick::request_timeout_ms(self.plan.seed),
+            ..ApiConfig::default()
+        };
         let serving = tokio::spawn(serve(listener, ApiState::new(shop.clone(), config)));
         tokio::select! {
             biased;

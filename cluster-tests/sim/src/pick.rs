@@ -17,6 +17,22 @@ use crate::cluster::SimCluster;
 /// Time under attack.
 const CHAOS: Duration = Duration::from_secs(30);
 
+/// What a seed runs if nobody says otherwise: every second one the scenario of a promise, the others attacks and loads
+/// mixed by chance, which meet each other as no scenario makes them.
+pub fn scenario(seed: u64) -> Option<String> {
+    seed.is_multiple_of(2).then(|| invariants::pick(seed).0.name.to_owned())
+}
+
+/// A log that is purged within a seed's time.
+const LOG_BYTES_SHORT: u64 = 64 * 1024;
+
+/// How long a node works on a request, in milliseconds: in every second seed it gives up before its client does, so that
+/// its own word of what it does not know is heard.
+pub fn request_timeout_ms(seed: u64) -> u64 {
+    let mut rng = Rng::new(seed).fork("request timeout");
+    if rng.per_mille(500) { rng.between(700, 2_500) } else { 10_000 }
+}
+
 /// Nodes of a seed's cluster: mostly three.
 pub fn nodes(seed: u64) -> u64 {
     if Rng::new(seed).fork("nodes").per_mille(800) { 3 } else { 5 }
@@ -45,16 +61,22 @@ pub fn shop(seed: u64, scenario: Option<&str>) -> ShopConfig {
 /// Bounds of log and cache of a seed: some so small that purges and snapshots are daily bread.
 pub fn raft(seed: u64, scenario: Option<&str>, usual: RaftConfig) -> RaftConfig {
     let settings = settings(scenario);
-    if let (Some(log_bytes_max), Some(snapshot_log_bytes)) = (settings.log_bytes_max, settings.snapshot_log_bytes()) {
-        return RaftConfig { log_bytes_max, snapshot_log_bytes, snapshot_age_ms: 2_000, ..usual };
+    if settings.log_bytes_max.is_some() {
+        // As short as may be: a seed's load is small.
+        return RaftConfig {
+            log_bytes_max: LOG_BYTES_SHORT,
+            snapshot_log_bytes: LOG_BYTES_SHORT / 16,
+            snapshot_age_ms: 2_000,
+            ..usual
+        };
     }
     let mut rng = Rng::new(seed).fork("raft");
     if rng.per_mille(600) {
         return RaftConfig { snapshot_age_ms: rng.between(500, 5_000), ..usual };
     }
     RaftConfig {
-        log_bytes_max: 1024 * 1024,
-        snapshot_log_bytes: rng.between(16 * 1024, 128 * 1024),
+        log_bytes_max: LOG_BYTES_SHORT * rng.between(1, 8),
+        snapshot_log_bytes: rng.between(4 * 1024, 48 * 1024),
         log_cache_bytes_max: usize::try_from(rng.between(1, 64) * 1024).unwrap_or(64 * 1024),
         snapshot_age_ms: rng.between(500, 3_000),
         checkpoint_entries: rng.between(20, 500),
@@ -88,7 +110,7 @@ fn named(seed: u64, name: &str, cluster: &SimCluster) -> Option<Result<Plan, Str
 /// A scenario of that name is not known, or cannot be played here.
 pub fn plan(seed: u64, scenario: Option<&str>, cluster: &SimCluster) -> Result<Plan, String> {
     if let Some(plan) = scenario.and_then(|name| named(seed, name, cluster)) {
-        return plan;
+        return plan.map(|plan| Plan { chaos: CHAOS, ..plan });
     }
     let mut rng = Rng::new(seed).fork("plan");
     let (name, nemesis): (String, Arc<dyn Nemesis>) = match scenario {

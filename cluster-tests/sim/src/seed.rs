@@ -80,7 +80,8 @@ pub struct SeedReport {
 /// # Panics
 /// When the thread cannot be made, or the product panics.
 pub fn run_seed(args: &SeedArgs) -> SeedReport {
-    let args = args.clone();
+    let mut args = args.clone();
+    args.scenario = args.scenario.or_else(|| pick::scenario(args.seed));
     std::thread::Builder::new()
         .name("seed".to_owned())
         .stack_size(STACK_BYTES)
