@@ -1,0 +1,206 @@
+//! One look for a planted bug: a child process with a deadline, and what it told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use agora_planted::VARIABLE;
+use serde::{Deserialize, Serialize};
+
+/// How often it is looked whether a child has ended.
+const LOOK: Duration = Duration::from_millis(50);
+/// Bytes of a child's last words that are kept.
+const WORDS_MAX: usize = 2_000;
+/// Bytes of what a child says that are kept while it runs.
+const SAID_MAX: usize = 16 * 1024 * 1024;
+/// What a child prints before its report.
+pub const REPORT: &str = "report: ";
+/// What a process says when it first runs into its planted bug.
+const REACHED: &str = "planted bug reached";
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Look {
+    /// What it is called while it runs.
+    pub name: String,
+    /// Arguments for this program.
+    pub args: Vec<String>,
+    /// A child that takes longer is killed, and that is a finding.
+    pub seconds_max: u64,
+}
+
+impl Look {
+    /// A line to see it again.
+    pub fn reproduce(&self, bug: &str) -> String {
+        let args = self.args.join(" ");
+        format!("{VARIABLE}={bug} cargo run -p agora-cluster-tests --features planted -- {args}")
+    }
+}
+
+/// Something wrong that a look has found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Who found it: `C1` … `C11`, or the part of the run that failed.
+    pub by: String,
+    /// What.
+    pub what: String,
+}
+
+/// What a child reports, on a line of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What must not be.
+    pub findings: Vec<Found>,
+}
+
+impl Report {
+    /// Tells the parent.
+    pub fn print(&self) {
+        println!("{REPORT}{}", serde_json::to_string(self).expect("a report can be written"));
+    }
+}
+
+/// What came of a look.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// What must not be.
+    pub findings: Vec<Found>,
+    /// The wrong code ran.
+    pub reached: bool,
+    /// Real time.
+    pub seconds: f64,
+}
+
+impl Seen {
+    /// In a few words.
+    pub fn brief(&self) -> String {
+        let reached = if self.reached { "" } else { ", not reached" };
+        match self.findings.first() {
+            None => format!("nothing in {:.1} s{reached}", self.seconds),
+            Some(first) => {
+                let what: String = first.what.chars().take(160).collect();
+                let many = self.findings.len();
+                format!("{}: {} ({many} findings) in {:.1} s{reached}", first.by, what.replace('\n', " "), self.seconds)
+            }
+        }
+    }
+}
+
+/// How looks are taken.
+pub struct Tools {
+    program: PathBuf,
+    /// Who finds something in a look where nothing is planted.
+    alarmed: Mutex<BTreeMap<Look, BTreeSet<String>>>,
+}
+
+impl Tools {
+    /// By children of this program.
+    pub fn new(program: PathBuf) -> Tools {
+        Tools { program, alarmed: Mutex::default() }
+    }
+
+    /// Who finds something in a look where nothing is planted. Nobody should.
+    ///
+    /// # Errors
+    /// A child that cannot be started.
+    pub fn alarmed(&self, look: &Look) -> Result<BTreeSet<String>, String> {
+        if let Some(known) = self.alarmed.lock().expect("not poisoned").get(look) {
+            return Ok(known.clone());
+        }
+        let seen = self.take(look, None)?;
+        let alarmed: BTreeSet<String> = seen.findings.iter().map(|finding| finding.by.clone()).collect();
+        if !alarmed.is_empty() {
+            println!("  {} is not clean without any bug: {}", look.name, seen.brief());
+        }
+        self.alarmed.lock().expect("not poisoned").insert(look.clone(), alarmed.clone());
+        Ok(alarmed)
+    }
+
+    /// Takes a look, with a bug planted or without.
+    ///
+    /// # Errors
+    /// A child that cannot be started.
+    pub fn take(&self, look: &Look, bug: Option<&str>) -> Result<Seen, String> {
+        let begun = Instant::now();
+        let mut command = Command::new(&self.program);
+        command
+            .args(&look.args)
+            .env_remove(VARIABLE)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(bug) = bug {
+            command.env(VARIABLE, bug);
+        }
+        let mut child = command.spawn().map_err(|error| format!("{}: {error}", self.program.display()))?;
+        let (out, err) = (listen(child.stdout.take()), listen(child.stderr.take()));
+        let ended = wait(&mut child, Duration::from_secs(look.seconds_max));
+        let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+        let report = out.lines().rev().find_map(|line| line.strip_prefix(REPORT));
+        let report: Option<Report> = report.and_then(|report| serde_json::from_str(report).ok());
+        let findings = match (ended, report) {
+            (Some(_), Some(report)) => {
+                if std::env::var_os("SAY").is_some() {
+                    eprintln!("{}", end_of(&err));
+                }
+                report.findings
+            }
+            (Some(status), None) => {
+                vec![Found { by: "process".to_owned(), what: format!("{status}: {}", end_of(&err)) }]
+            }
+            (None, _) => {
+                let what = format!("not done within {} s: {}", look.seconds_max, end_of(&err));
+                vec![Found { by: "bound".to_owned(), what }]
+            }
+        };
+        let reached = out.contains(REACHED) || err.contains(REACHED);
+        Ok(Seen { findings, reached, seconds: begun.elapsed().as_secs_f64() })
+    }
+}
+
+/// How a child ended; `None` for one that had to be killed.
+fn wait(child: &mut Child, most: Duration) -> Option<std::process::ExitStatus> {
+    let until = Instant::now() + most;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < until => std::thread::sleep(LOOK),
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+        }
+    }
+}
+
+/// Reads what a child says, so that it never waits for a reader. The last of it is kept.
+fn listen(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let (mut all, mut buffer) = (Vec::new(), vec![0; 65_536]);
+        let Some(mut stream) = stream else { return String::new() };
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            all.extend_from_slice(&buffer[..read]);
+            if all.len() > SAID_MAX {
+                let reached = all.windows(REACHED.len()).any(|window| window == REACHED.as_bytes());
+                all.drain(..all.len() - SAID_MAX / 2);
+                if reached {
+                    all.splice(..0, format!("{REACHED}\n").into_bytes());
+                }
+            }
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    })
+}
+
+fn end_of(words: &str) -> String {
+    let from = words.len().saturating_sub(WORDS_MAX);
+    let from = (from..words.len()).find(|at| words.is_char_boundary(*at)).unwrap_or(words.len());
+    words[from..].trim().to_owned()
+}
