@@ -239,7 +239,10 @@ impl Bench {
         let (done, outcome, said) = if case.scope == Scope::All {
             match self.all_spoiled(case).await? {
                 Some(result) => result,
-                None => return Ok(report.not_made.push(case.title())),
+                None => {
+                    report.not_made.push(case.title());
+                    return Ok(());
+                }
             }
         } else {
             self.prepare(case, victim, leader).await?;

@@ -324,7 +324,8 @@ fn is_version_file(name: &str) -> bool {
 }
 
 fn version_cases() -> Vec<Case> {
-    let kinds: [(&'static str, fn(&str) -> bool); 3] = [
+    type Kind = (&'static str, fn(&str) -> bool);
+    let kinds: [Kind; 3] = [
         ("version", |name| name == "version"),
         ("keyspace's current version", |name| name == "current"),
         ("keyspace's version file", is_version_file),
