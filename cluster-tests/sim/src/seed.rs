@@ -95,6 +95,8 @@ pub fn run_seed(args: &SeedArgs) -> SeedReport {
 }
 
 type Result<T> = std::result::Result<T, String>;
+/// What was recorded, and whether the run came to its end.
+type Outcome = Arc<Mutex<Option<(RunData, Result<()>)>>>;
 
 fn run(args: &SeedArgs) -> SeedReport {
     let begun = entropy::real_now();
@@ -109,7 +111,7 @@ fn run(args: &SeedArgs) -> SeedReport {
     };
     let cluster = SimCluster::new(plan, trace.clone());
     let mut driver = Driver::new(cluster.clone(), seed, RUN_MAX);
-    let outcome: Arc<Mutex<Option<(RunData, Result<()>)>>> = Arc::default();
+    let outcome = Outcome::default();
     let mut report = SeedReport { seed, nodes: nodes.len() as u64, ..SeedReport::default() };
     match pick::plan(seed, args.scenario.as_deref(), &cluster) {
         Ok(plan) => {
@@ -171,11 +173,7 @@ fn run(args: &SeedArgs) -> SeedReport {
 }
 
 /// What the clients' machine does.
-async fn attack(
-    cluster: SimCluster,
-    plan: Plan,
-    outcome: Arc<Mutex<Option<(RunData, Result<()>)>>>,
-) -> turmoil::Result {
+async fn attack(cluster: SimCluster, plan: Plan, outcome: Outcome) -> turmoil::Result {
     tokio::time::sleep(WAKE_UP).await;
     let ended = runner::run(Arc::new(cluster.clone()), &plan).await;
     *outcome.lock() = Some(match ended {

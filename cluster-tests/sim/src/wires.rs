@@ -186,8 +186,8 @@ impl Wires {
         if link.jitter_ms > 0 {
             delay += Duration::from_millis(table.chance.below(link.jitter_ms + 1));
         }
-        if link.rate_bytes > 0 {
-            delay += Duration::from_micros(bytes as u64 * 1_000_000 / link.rate_bytes);
+        if let Some(passing_us) = (bytes as u64 * 1_000_000).checked_div(link.rate_bytes) {
+            delay += Duration::from_micros(passing_us);
         }
         let lost_per_mille = (link.loss.clamp(0.0, 1.0) * 1_000.0) as u64;
         for resend in 0..LOSSES_MAX {
