@@ -141,18 +141,16 @@ impl Barriers {
 
     /// One round; the flag says whether this node answered as leader.
     async fn round(&self, raft: &Raft<TypeConfig, Machine>, waiting: &[Waiting]) -> (ReadIndex, bool) {
-        if self.pulse.leading().is_some() {
+        if let Some(term) = self.pulse.leading() {
             self.counters.barriers.one();
             self.counters.barrier_reads.add(waiting.len() as u64);
-            let applied = self.rows.applied();
-            if planted::is(Bug::ReadWithoutQuorumRound) {
-                return (ReadIndex::At(applied), true);
+            let first_entry_missing = || self.pulse.observed.read().committed.term < term;
+            if planted::is(Bug::ReadWithoutQuorumRound)
+                || first_entry_missing() && planted::is(Bug::ReadBeforeFirstEntryOfTerm)
+            {
+                return (ReadIndex::At(self.rows.applied()), true);
             }
-            let index = match read_index(raft).await {
-                ReadIndex::At(_) if planted::is(Bug::ReadBeforeFirstEntryOfTerm) => ReadIndex::At(applied),
-                index => index,
-            };
-            return (index, true);
+            return (read_index(raft).await, true);
         }
         if waiting.iter().all(|one| one.as_leader) {
             return (ReadIndex::NotLeader, true);

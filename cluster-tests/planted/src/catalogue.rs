@@ -73,8 +73,8 @@ pub static CATALOGUE: &[Plant] = &[
         Bug::DiscardedMeansNo,
         "discarded-means-no",
         Simulation,
-        "an entry that a deposed leader's engine dropped is reported as never applied, though the next leader may hold \
-         and commit it: a definite no for a write that takes effect",
+        "an entry that a deposed leader's engine dropped is told as never applied, though the next leader may hold and \
+         commit it: a definite no for a write that takes effect",
     ),
     plant(
         Bug::PurgeBeyondSnapshot,

@@ -29,7 +29,9 @@ const REACHED: &str = "planted bug reached";
 pub struct Look {
     /// What it is called while it runs.
     pub name: String,
-    /// Arguments for this program.
+    /// A test of the workspace, run by cargo; otherwise this program is run.
+    pub is_test: bool,
+    /// Arguments of either.
     pub args: Vec<String>,
     /// A child that takes longer is killed, and that is a finding.
     pub seconds_max: u64,
@@ -39,7 +41,8 @@ impl Look {
     /// A line to see it again.
     pub fn reproduce(&self, bug: &str) -> String {
         let args = self.args.join(" ");
-        format!("{VARIABLE}={bug} cargo run -p agora-cluster-tests --features planted -- {args}")
+        let run = if self.is_test { "" } else { "run -p agora-cluster-tests --features planted -- " };
+        format!("{VARIABLE}={bug} cargo {run}{args}")
     }
 }
 
@@ -128,7 +131,8 @@ impl Tools {
     /// A child that cannot be started.
     pub fn take(&self, look: &Look, bug: Option<&str>) -> Result<Seen, String> {
         let begun = Instant::now();
-        let mut command = Command::new(&self.program);
+        let cargo = || std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(if look.is_test { cargo() } else { self.program.clone().into() });
         command
             .args(&look.args)
             .env_remove(VARIABLE)
@@ -145,12 +149,9 @@ impl Tools {
         let report = out.lines().rev().find_map(|line| line.strip_prefix(REPORT));
         let report: Option<Report> = report.and_then(|report| serde_json::from_str(report).ok());
         let findings = match (ended, report) {
-            (Some(_), Some(report)) => {
-                if std::env::var_os("SAY").is_some() {
-                    eprintln!("{}", end_of(&err));
-                }
-                report.findings
-            }
+            (Some(_), Some(report)) => report.findings,
+            (Some(status), None) if look.is_test && status.success() => Vec::new(),
+            (Some(_), None) if look.is_test => vec![failed_test(&out)],
             (Some(status), None) => {
                 vec![Found { by: "process".to_owned(), what: format!("{status}: {}", end_of(&err)) }]
             }
@@ -162,6 +163,13 @@ impl Tools {
         let reached = out.contains(REACHED) || err.contains(REACHED);
         Ok(Seen { findings, reached, seconds: begun.elapsed().as_secs_f64() })
     }
+}
+
+/// Which tests failed, by cargo's words.
+fn failed_test(out: &str) -> Found {
+    let failed = |line: &'_ str| line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned);
+    let names: Vec<String> = out.lines().filter_map(failed).collect();
+    Found { by: "test".to_owned(), what: if names.is_empty() { end_of(out) } else { names.join(", ") } }
 }
 
 /// How a child ended; `None` for one that had to be killed.

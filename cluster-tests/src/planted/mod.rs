@@ -68,7 +68,6 @@ pub fn hunt(options: &Options, tools: &Tools) -> Result<Vec<String>, String> {
     for name in &options.only {
         Plant::named(name).ok_or_else(|| format!("no planted bug is called {name:?}"))?;
     }
-    let mut rows = read(&options.json)?;
     let mut escaped = Vec::new();
     for plant in CATALOGUE {
         if !options.only.is_empty() && !options.only.iter().any(|name| name == plant.name) {
@@ -85,6 +84,8 @@ pub fn hunt(options: &Options, tools: &Tools) -> Result<Vec<String>, String> {
                 escaped.push(plant.name.to_owned());
             }
         }
+        // Read again: another hunt may have written meanwhile.
+        let mut rows = read(&options.json)?;
         rows.insert(plant.name.to_owned(), row);
         write(&options.json, &rows)?;
         publish(&options.readme, &rows)?;

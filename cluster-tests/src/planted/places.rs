@@ -14,18 +14,28 @@ pub enum Place {
         /// Seeds at most.
         seeds_max: u32,
     },
+    /// A test of the workspace: for what the adversary's clusters cannot be brought to.
+    Test {
+        /// Of this crate.
+        package: &'static str,
+        /// The file.
+        test: &'static str,
+    },
 }
 
 /// Seeds of one scenario, at most.
 const SEEDS_MAX: u32 = 20;
 /// Real seconds one seed may take.
 const SEED_SECONDS_MAX: u64 = 300;
+/// Real seconds one test may take, with what must be compiled for it.
+const TEST_SECONDS_MAX: u64 = 1_800;
 
 impl Place {
     /// The kind of place, for choosing.
     pub fn kind(&self) -> &'static str {
         match self {
             Place::Simulation { .. } => "simulation",
+            Place::Test { .. } => "test",
         }
     }
 
@@ -33,6 +43,7 @@ impl Place {
     pub fn name(&self) -> String {
         match self {
             Place::Simulation { scenario, .. } => format!("simulation, {scenario}"),
+            Place::Test { package, test } => format!("test, {package} {test}"),
         }
     }
 
@@ -40,6 +51,7 @@ impl Place {
     pub fn looks_max(&self) -> u32 {
         match self {
             Place::Simulation { seeds_max, .. } => *seeds_max,
+            Place::Test { .. } => 1,
         }
     }
 
@@ -50,10 +62,19 @@ impl Place {
                 let seed = u64::from(number) + 1;
                 Look {
                     name: format!("{} seed {seed}", self.name()),
+                    is_test: false,
                     args: ["planted-look", &seed.to_string(), scenario].map(str::to_owned).to_vec(),
                     seconds_max: SEED_SECONDS_MAX,
                 }
             }
+            Place::Test { package, test } => Look {
+                name: self.name(),
+                is_test: true,
+                args: ["test", "-p", package, "--features", "agora-planted/on", "--test", test]
+                    .map(str::to_owned)
+                    .to_vec(),
+                seconds_max: TEST_SECONDS_MAX,
+            },
         }
     }
 }
@@ -80,8 +101,16 @@ pub fn places(bug: Bug) -> Vec<Place> {
         Bug::SnapshotWithoutOutcomes | Bug::SnapshotMissesKeyspace | Bug::InstallNotFsynced => {
             &["rows_are_disposable", "replicas_are_equal", "rows_are_disposable@N13"]
         }
-        Bug::SnapshotBlockChecksumUnchecked => &["N10"],
-        Bug::NodeIdReused | Bug::WipedNodeVotes | Bug::LineageUnchecked => &["forgetful_stay_out", "N11"],
+        Bug::SnapshotBlockChecksumUnchecked => {
+            // Snapshot files are for operators: no node reads one.
+            return vec![Place::Test { package: "agora-storage", test: "snapshot" }];
+        }
+        Bug::LineageUnchecked => {
+            // What a node's peers remember of it refuses a stranger under its id as well, unless it comes from a cluster
+            // that is older than ours in everything.
+            return vec![Place::Test { package: "agora-raft", test: "strangers" }];
+        }
+        Bug::NodeIdReused | Bug::WipedNodeVotes => &["forgetful_stay_out", "N11"],
         Bug::ExpiryByLocalClock => &["time_is_the_logs", "N15"],
         Bug::PaidOrderExpires => &["money_is_conserved@N3", "unknown_is_not_no@N3", "never_oversell@N3"],
         Bug::AdminRouteOpen => &["N17"],

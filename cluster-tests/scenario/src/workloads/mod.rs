@@ -143,6 +143,8 @@ pub fn start(stage: &Stage, loads: &[Load]) -> JoinSet<()> {
         for _ in 0..load.clients {
             let Stage { cluster, recorder, shop, rng, patience, stop } = stage.clone();
             let client = Client::new(id, cluster.clone(), recorder.clone(), &rng, patience);
+            // Who never takes a *not applied* at its word never finds out that it was a lie.
+            let client = client.with_manners(Manners { believe_per_mille: 100, ..Manners::default() });
             let admin = Admin::new(cluster.clone());
             let (budget, pace) = (budget.clone(), load.pace);
             tasks.spawn(run(load.kind, Task { client, admin, cluster, recorder, shop, stop, pace, budget }));
