@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use agora_storage::disk::OpenedRows;
 use agora_storage::log::{Identity, LogStore};
 use agora_storage::meta::LogPosition;
 use agora_storage::open::{Expect, NewIdentity, Opened};
@@ -162,10 +163,13 @@ pub(crate) async fn boot<A: Apply>(
             let rebuilt =
                 rebuild_rows(&config, &log, &links, &template, directory.identity.generation, &reason, need_index)
                     .await;
-            if rebuilt.is_err() {
-                log.stop();
+            match rebuilt.or_else(|error| what_is_left(&world, &directory.identity, error)) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    log.stop();
+                    return Err(error);
+                }
             }
-            rebuilt?
         }
     };
 
@@ -314,6 +318,17 @@ async fn rebuild_rows(
             return Err(StartError::RowsLost { reason: reason.to_owned(), need_index });
         }
         tokio::time::sleep(PULL_PAUSE).await;
+    }
+}
+
+/// Rows of which some cannot be read, when nobody has better ones: a shop that misses a few rows beside one that is shut.
+fn what_is_left(world: &World, identity: &Identity, error: StartError) -> Result<(u64, Arc<dyn Rows>), StartError> {
+    match world.disk.open_damaged_rows(identity.generation, identity.synced_index) {
+        Ok(OpenedRows::Ready(rows)) => {
+            tracing::error!(%error, "nobody has better rows than the damaged ones here: going on with what can be read");
+            Ok((identity.generation, rows))
+        }
+        Ok(OpenedRows::Lost { .. }) | Err(_) => Err(error),
     }
 }
 

@@ -46,6 +46,12 @@ pub trait Disk: Send + Sync + 'static {
     /// the generation is not there at all, it is [`OpenedRows::Lost`].
     fn open_rows(&self, generation: u64, synced_index: u64) -> Result<OpenedRows>;
 
+    /// The same, also of a generation that was found damaged while it was read: rows that can be read are better than none,
+    /// when nobody has better ones.
+    fn open_damaged_rows(&self, generation: u64, synced_index: u64) -> Result<OpenedRows> {
+        self.open_rows(generation, synced_index)
+    }
+
     /// Creates an empty generation, durably. A leftover of the same number is removed first.
     fn create_rows(&self, generation: u64) -> Result<Arc<dyn Rows>>;
 
@@ -253,6 +259,14 @@ impl Disk for FileDisk {
 
     fn open_rows(&self, generation: u64, synced_index: u64) -> Result<OpenedRows> {
         let opened = FjallRows::open(&self.rows_dir(generation), &self.options, synced_index)?;
+        Ok(match opened {
+            Ok(rows) => OpenedRows::Ready(self.used(generation, rows)),
+            Err(reason) => OpenedRows::Lost { reason },
+        })
+    }
+
+    fn open_damaged_rows(&self, generation: u64, synced_index: u64) -> Result<OpenedRows> {
+        let opened = FjallRows::open_as_it_is(&self.rows_dir(generation), &self.options, synced_index)?;
         Ok(match opened {
             Ok(rows) => OpenedRows::Ready(self.used(generation, rows)),
             Err(reason) => OpenedRows::Lost { reason },

@@ -159,6 +159,18 @@ impl FjallRows {
 
     /// Opens a store, see [`crate::disk::Disk::open_rows`]; the error of the inner result says why it is lost.
     pub(crate) fn open(dir: &Path, options: &RowOptions, synced_index: u64) -> Result<Result<FjallRows, String>> {
+        match damage::met_before(dir) {
+            Some(met) => Ok(Err(format!("{} was found damaged: {met}", dir.display()))),
+            None => FjallRows::open_as_it_is(dir, options, synced_index),
+        }
+    }
+
+    /// The same, of a store that was found damaged before too: some of its rows cannot be read.
+    pub(crate) fn open_as_it_is(
+        dir: &Path,
+        options: &RowOptions,
+        synced_index: u64,
+    ) -> Result<Result<FjallRows, String>> {
         let lost = |reason: String| Ok(Err(reason));
         if !dir.is_dir() {
             return lost(format!("{} is missing", dir.display()));
@@ -166,9 +178,6 @@ impl FjallRows {
         // Without this file fjall would make a new, empty database in place.
         if !dir.join("version").is_file() {
             return lost(format!("{} holds no finished row store", dir.display()));
-        }
-        if let Some(met) = damage::met_before(dir) {
-            return lost(format!("{} was found damaged: {met}", dir.display()));
         }
         let journals = journal_cut::cut(dir)?;
         if let Some(cut) = &journals.cut {
@@ -231,7 +240,7 @@ impl FjallRows {
             background_syncs,
             commit_longest_us: AtomicU64::new(0),
             background: background.flatten(),
-            damage: Arc::new(Damage::new(dir)),
+            damage: Arc::new(Damage::new(dir, damage::met_before(dir).is_some())),
             dir: Arc::new(Dir { path: dir.to_path_buf(), remove: AtomicBool::new(false) }),
         }
     }

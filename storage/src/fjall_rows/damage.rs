@@ -21,16 +21,19 @@ const REASON_BYTES_MAX: usize = 2_000;
 pub(super) struct Damage {
     dir: PathBuf,
     reason: OnceLock<String>,
+    /// It is known already and there is nothing better than these rows: what can be read of them is read.
+    tolerated: bool,
 }
 
 impl Damage {
-    pub(super) fn new(dir: &Path) -> Damage {
-        Damage { dir: dir.to_path_buf(), reason: OnceLock::new() }
+    pub(super) fn new(dir: &Path, tolerated: bool) -> Damage {
+        Damage { dir: dir.to_path_buf(), reason: OnceLock::new(), tolerated }
     }
 
     /// Passes an error of reading on, and notes it if it means that bytes are not what was written.
     pub(super) fn note(&self, error: Error) -> Error {
         if let Error::Corrupt(what) = &error
+            && !self.tolerated
             && self.reason.set(what.clone()).is_ok()
         {
             tracing::error!(dir = %self.dir.display(), what, "rows are damaged: they are given up at the next start");

@@ -39,16 +39,27 @@ pub async fn is_ready(lab: &Lab, node: u64) -> bool {
     get(lab, node, "/readyz", &[]).await.is_ok_and(|reply| reply.status == 200)
 }
 
-/// Waits until all of these are ready and name one leader among them.
+/// Times a node that ends itself over rotten rows is started again: once for what was spoiled here, once for what it was
+/// given by others.
+const RESTARTS_MAX: u32 = 6;
+
+/// Waits until all of these are ready and name one leader among them. A node that met rotten rows and ended is started
+/// again, as any supervisor does: only then does it make them anew.
 ///
 /// # Errors
 /// With what they say, when that does not come to pass in time, or one of them leaves.
 pub async fn settled(lab: &Lab, nodes: &[u64], patience: Duration) -> Result<u64, String> {
     let deadline = Instant::now() + patience;
+    let mut restarts = 0;
     loop {
         let mut leaders = Vec::new();
         for node in nodes {
             if let Some(exit) = lab.exited(*node, Duration::ZERO).await {
+                if restarts < RESTARTS_MAX && tail(lab, *node).contains("its rows are damaged") {
+                    restarts += 1;
+                    lab.start(*node)?;
+                    continue;
+                }
                 return Err(format!("node {node} left with {exit}: {}", tail(lab, *node)));
             }
             if is_ready(lab, *node).await {
