@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::divergence::{Verdict, compare};
 use crate::hand_over::hand_over;
 use crate::membership::{Joint, reconcile};
+use crate::status::{Health, Role};
 use crate::transport::Lane;
 use crate::transport::frame::Body;
 use crate::transport::link::after;
@@ -67,12 +68,14 @@ pub(crate) async fn watch_stalls(core: Arc<Core>) {
         let stuck = [("log", log.stuck_ms(core.log.gauge(), now)), ("apply", apply.stuck_ms(core.apply.gauge(), now))];
         let (name, stuck_ms) = if stuck[0].1 >= stuck[1].1 { stuck[0] } else { stuck[1] };
         if let Some(damage) = core.apply.rows().rows().damage() {
-            if core.pulse.leading().is_some() {
-                // Whether or not somebody takes over: rows that cannot be read are not led with.
-                let _ = hand_over(&core, None, "the rows are damaged").await;
+            // What can be read is served until the others can do without this node.
+            if can_be_spared(&core) {
+                core.fatal.report(format!("its rows are damaged: {damage}"));
+                return;
             }
-            core.fatal.report(format!("its rows are damaged: {damage}"));
-            return;
+            if core.pulse.leading().is_some() && hand_over(&core, None, "the rows are damaged").await.is_err() {
+                tokio::time::sleep(HAND_OVER_PAUSE).await;
+            }
         }
         let stalled = stuck_ms >= core.config.stall_hand_over_ms;
         core.pulse.set_stalled(stalled);
@@ -88,6 +91,14 @@ pub(crate) async fn watch_stalls(core: Arc<Core>) {
             }
         }
     }
+}
+
+/// Whether this node does not lead, and those who vote beside it are a majority, heard lately and well.
+fn can_be_spared(core: &Core) -> bool {
+    let status = core.build_status();
+    let voters = || status.members.iter().filter(|member| member.role != Role::Learner);
+    let others = voters().filter(|member| member.id != status.node && member.health == Health::Ok).count();
+    core.pulse.leading().is_none() && others > voters().count() / 2
 }
 
 /// Exchanges reports with all members; compares clocks and states.
