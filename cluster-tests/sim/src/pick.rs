@@ -14,6 +14,10 @@ use agora_scenario::{
 
 use crate::cluster::SimCluster;
 
+/// Things that clients of a scenario begin per second; each is an operation or a few.
+const RATE_MAX: f64 = 90.0;
+/// Pause of a client that sends batches of a hundred orders.
+const BULK_PACE: Duration = Duration::from_millis(1_500);
 /// Time under attack.
 const CHAOS: Duration = Duration::from_secs(30);
 
@@ -104,13 +108,29 @@ fn named(seed: u64, name: &str, cluster: &SimCluster) -> Option<Result<Plan, Str
     })
 }
 
+/// With the clients slowed down so far that a seed carries some thousand operations: every order is read from every node
+/// in the end, and more seeds show more than longer ones.
+fn paced(mut plan: Plan) -> Plan {
+    for load in plan.loads.iter_mut().filter(|load| load.kind == Kind::Bulk) {
+        load.pace = load.pace.max(BULK_PACE);
+    }
+    let per_second = |load: &Load| f64::from(load.clients) / load.pace.as_secs_f64().max(0.001);
+    let rate: f64 = plan.loads.iter().map(per_second).sum();
+    if rate > RATE_MAX {
+        for load in &mut plan.loads {
+            load.pace = load.pace.mul_f64(rate / RATE_MAX);
+        }
+    }
+    plan
+}
+
 /// Load and attacks.
 ///
 /// # Errors
 /// A scenario of that name is not known, or cannot be played here.
 pub fn plan(seed: u64, scenario: Option<&str>, cluster: &SimCluster) -> Result<Plan, String> {
     if let Some(plan) = scenario.and_then(|name| named(seed, name, cluster)) {
-        return plan.map(|plan| Plan { chaos: CHAOS, ..plan });
+        return plan.map(|plan| paced(Plan { chaos: CHAOS, ..plan }));
     }
     let mut rng = Rng::new(seed).fork("plan");
     let (name, nemesis): (String, Arc<dyn Nemesis>) = match scenario {
