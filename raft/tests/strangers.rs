@@ -109,6 +109,39 @@ async fn another_lineage_is_refused() {
     judge(cluster, impostor).await;
 }
 
+/// Nothing that either side remembers speaks against this one: it was started more often than the node in whose place it
+/// is, has voted in later terms, has a longer log, and has never met the others. Only its history is not ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_lineage_is_refused_even_if_it_has_seen_more() {
+    let mut cluster = Cluster::new(3).await;
+    cluster.write("before").await;
+    cluster.settled().await;
+    cluster.kill(3).await;
+    let disk = MemDisk::new();
+    for _ in 0..4 {
+        let mut world = World::real(Arc::new(disk.clone()));
+        world.net = common::Wires::default().net("n3");
+        let boot = Boot::Create { lineage: common::LINEAGE + 1, members: vec![member(3)] };
+        let alone = RaftNode::start(world, config(3), boot, Counter::default(), Arc::new(Echo(3))).await.unwrap();
+        eventually("a leader of its own", || alone.status().reign).await;
+        alone.kill().await;
+        disk.kill();
+    }
+    cluster.disks.insert(3, disk);
+    cluster.restart(3).await;
+    let stranger = cluster.node(3);
+    eventually("refusals", || (stranger.counters().peers_refused.get() > 0).then_some(())).await;
+    let held = stranger.status().last_log;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    cluster.write("after").await;
+    let leads = |id: u64| cluster.node(id).status().leader.is_some_and(|leader| leader != 3);
+    assert!([1, 2].into_iter().all(leads), "a stranger leads");
+    // Alone it may go on with its own history; it gets nothing of ours.
+    assert!(stranger.status().leader.is_none_or(|leader| leader == 3), "a stranger follows");
+    assert!(stranger.status().last_log >= held);
+    cluster.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_secret_is_refused() {
     let mut cluster = Cluster::new(3).await;
