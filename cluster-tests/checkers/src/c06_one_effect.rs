@@ -2,7 +2,9 @@
 //!
 //! All definite answers under a key are those of one request, and equal to the byte and the index. A request that comes
 //! with a key that another one has is not decided and leaves nothing. The feed tells of at most one request per key,
-//! and of each once: its events stand together. And a key is only called another's, or busy, when somebody else used it.
+//! and of each once: its events stand together. And a key is only called another's, or busy, when somebody else used it;
+//! and an answer is only called an old one when an earlier request may have been applied: one that was told *not applied*
+//! was not.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -28,6 +30,7 @@ pub fn check(data: &RunData) -> Checked {
         one_answer(key, calls, &mut report);
         one_effect(key, calls, &effects, &mut report);
         somebody_else(key, calls, &mut report);
+        no_was_no(key, calls, &mut report);
     }
     report.figure("keys_with_several_requests", reused as f64);
     report.figure("replayed_answers", data.calls.iter().filter(|call| call.replayed).count() as f64);
@@ -93,6 +96,24 @@ fn one_effect(key: &str, calls: &[&Call], effects: &HashSet<&str>, report: &mut 
     }
 }
 
+/// An answer that was given before was given to somebody: to a request that is still on its way, or whose answer was lost,
+/// or who heard it. If all that came before was told that it was not applied, one of them was lied to.
+fn no_was_no(key: &str, calls: &[&Call], report: &mut Report) {
+    for call in calls.iter().filter(|call| call.replayed && is_definite(call)) {
+        let mut before = calls
+            .iter()
+            .filter(|other| (other.op, other.attempt) != (call.op, call.attempt) && other.invoked < call.returned);
+        let was_told_no = |other: &&Call| {
+            other.returned <= call.invoked && matches!(other.reply, Reply::NotDone { status: 500..=599, .. })
+        };
+        if before.all(was_told_no) {
+            let what =
+                format!("the key {key} is answered anew, and nobody before was told but that it was not applied");
+            report.find(what, &[call.op], call.index);
+        }
+    }
+}
+
 /// Who is told that the key is another's, or that its first request still runs, is not the first to use it.
 fn somebody_else(key: &str, calls: &[&Call], report: &mut Report) {
     for call in calls {
@@ -108,5 +129,46 @@ fn somebody_else(key: &str, calls: &[&Call], report: &mut Report) {
         if !is_true {
             report.find(format!("{code} for the key {key}, which nobody else had used"), &[call.op], None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agora_history::{Answer, Op};
+
+    use super::*;
+
+    fn call(attempt: u32, invoked: u64, reply: Reply, replayed: bool) -> Call {
+        Call {
+            op: 1,
+            attempt,
+            client: 1,
+            node: 1,
+            invoked,
+            returned: invoked + 10,
+            key: Some("key".to_owned()),
+            trace: format!("{:032x}", 1),
+            level: None,
+            min_index: None,
+            request: Op::CreateAccount { name: "a".to_owned() },
+            reply,
+            index: Some(7),
+            staleness_ms: None,
+            replayed,
+            body_hash: Some(1),
+        }
+    }
+
+    #[test]
+    fn an_answer_given_before_was_given_to_somebody() {
+        let yes = || Reply::Yes { status: 201, answer: Answer::Orders(Vec::new()) };
+        let no = || Reply::NotDone { status: 503, code: "NO_LEADER".to_owned() };
+        let lost = || Reply::Unknown { status: None, why: "lost".to_owned() };
+        let finds = |calls: Vec<Call>| check(&RunData { calls, ..RunData::default() }).findings.len();
+        assert_eq!(finds(vec![call(0, 0, no(), false), call(1, 20, yes(), true)]), 1, "the no was a lie");
+        assert_eq!(finds(vec![call(0, 0, yes(), true)]), 1, "nobody had asked");
+        assert_eq!(finds(vec![call(0, 0, no(), false), call(1, 20, yes(), false)]), 0);
+        assert_eq!(finds(vec![call(0, 0, lost(), false), call(1, 20, yes(), true)]), 0);
+        assert_eq!(finds(vec![call(0, 0, no(), false), call(1, 5, yes(), true)]), 0, "the first may still be running");
     }
 }

@@ -445,3 +445,49 @@ fn page_is_right(feed: &[FeedEvent], after: u64, page: &FeedPage, begins: u64) -
         known.get(differ)
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(op: u64, node: NodeId, invoked: Micros, request: Op, index: u64) -> Call {
+        let is_write = request.is_write();
+        Call {
+            op,
+            attempt: 0,
+            client: u32::try_from(op).expect("a small number"),
+            node,
+            invoked,
+            returned: invoked + 1_000,
+            key: is_write.then(|| op.to_string()),
+            trace: format!("{op:032x}"),
+            level: (!is_write).then_some(Level::Bounded),
+            min_index: None,
+            request,
+            reply: Reply::Yes { status: 200, answer: Answer::Orders(Vec::new()) },
+            index: Some(index),
+            staleness_ms: None,
+            replayed: false,
+            body_hash: None,
+        }
+    }
+
+    #[track_caller]
+    fn finds(read: (NodeId, Micros, u64), count: usize) {
+        let write = Op::AdjustWallet { account: "usr_1".to_owned(), amount: 1 };
+        let (node, invoked, index) = read;
+        let calls = vec![call(1, 1, 0, write, 50), call(2, node, invoked, Op::ReadLedger, index)];
+        let found = check(&RunData { calls, ..RunData::default() }).findings;
+        assert_eq!(found.len(), count, "{found:?}");
+    }
+
+    #[test]
+    fn a_bounded_read_is_not_older_than_its_bound_nor_than_its_nodes_own_word() {
+        finds((2, 2_000_000, 49), 0);
+        finds((2, 3_000_000, 49), 1);
+        finds((2, 3_000_000, 50), 0);
+        finds((1, 500, 49), 0);
+        finds((1, 2_000, 49), 1);
+        finds((1, 2_000, 50), 0);
+    }
+}
