@@ -50,7 +50,7 @@ pub struct Finding {
 /// What one checker says of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
-    /// `C1` … `C11`.
+    /// `C1` … `C12`.
     pub checker: String,
     /// What it looks for, in a few words.
     pub promise: String,
@@ -70,7 +70,7 @@ pub const FINDINGS_MAX: usize = 20;
 /// A checker.
 pub type Checker = fn(&RunData) -> Checked;
 
-/// All checkers, C1 to C11.
+/// All checkers, C1 to C12.
 pub fn all() -> Vec<Checker> {
     vec![
         c01_model::check,

@@ -49,7 +49,7 @@ impl Look {
 /// Something wrong that a look has found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// Who found it: `C1` … `C11`, or the part of the run that failed.
+    /// Who found it: `C1` … `C12`, or the part of the run that failed.
     pub by: String,
     /// What.
     pub what: String,
