@@ -590,10 +590,15 @@ impl Shop {
         };
         let fed = self.inner.raft.applied_index();
         let mut decided = checkout.decide(command).await.map_err(undecided)?;
-        if key.is_some() && decided.refuses() && self.catch_up(fed).await {
-            // Before asking again: what a batch was granted would stand in its own way.
-            drop(decided);
-            decided = checkout.decide(command).await.map_err(undecided)?;
+        if key.is_some() && decided.refuses() {
+            // An engine that is gone leads nothing.
+            let committed = self.inner.raft.committed_index().await.ok_or(WriteError::NoLeader)?;
+            if committed > fed {
+                // Before asking again: what a batch was granted would stand in its own way.
+                drop(decided);
+                self.catch_up(committed).await?;
+                decided = checkout.decide(command).await.map_err(undecided)?;
+            }
         }
         let Decided { decided_at, changes, legs, outcome, mut grants } = decided;
         if key.is_none() && matches!(outcome, Outcome::Refused(_)) {
@@ -625,20 +630,15 @@ impl Shop {
         }
     }
 
-    /// Waits until the entities know all that was committed by now; says whether that is more than they knew at `fed`.
+    /// Waits until the entities know all that is committed, before anything is refused.
     ///
     /// A follower may apply an entry before this leader does, and show it to somebody who then asks here. Granting on
     /// the older state is safe: what is committed and not applied here can only give. Refusing is not: that somebody has
     /// seen the units that a refusal would deny.
-    async fn catch_up(&self, fed: u64) -> bool {
-        match self.inner.raft.committed_index().await {
-            Some(committed) if committed > fed => {
-                // The caller's deadline ends the wait; a node that stops applies no more.
-                let until = Instant::now() + CATCH_UP_MAX;
-                self.inner.raft.wait_applied(committed, until).await.is_ok()
-            }
-            Some(_) | None => false,
-        }
+    async fn catch_up(&self, committed: u64) -> Result<(), WriteError> {
+        // The caller's deadline ends the wait; a node that stops applies no more.
+        let until = Instant::now() + CATCH_UP_MAX;
+        self.inner.raft.wait_applied(committed, until).await.map_err(|_| WriteError::NoLeader)
     }
 
     /// The outcome kept under a key, if there is one.

@@ -95,6 +95,7 @@ pub fn health_word(health: Health) -> &'static str {
         Health::Diverged => "diverged",
         Health::HandingOver => "handing_over",
         Health::Unreachable => "unreachable",
+        Health::Damaged => "damaged",
     }
 }
 

@@ -163,7 +163,7 @@ pub(crate) async fn boot<A: Apply>(
             let rebuilt =
                 rebuild_rows(&config, &log, &links, &template, directory.identity.generation, &reason, need_index)
                     .await;
-            match rebuilt.or_else(|error| what_is_left(&world, &directory.identity, error)) {
+            match rebuilt.or_else(|error| what_is_left(&world, &directory.identity, need_index, error)) {
                 Ok(rows) => rows,
                 Err(error) => {
                     log.stop();
@@ -322,13 +322,19 @@ async fn rebuild_rows(
 }
 
 /// Rows of which some cannot be read, when nobody has better ones: a shop that misses a few rows beside one that is shut.
-fn what_is_left(world: &World, identity: &Identity, error: StartError) -> Result<(u64, Arc<dyn Rows>), StartError> {
+fn what_is_left(
+    world: &World,
+    identity: &Identity,
+    need_index: u64,
+    error: StartError,
+) -> Result<(u64, Arc<dyn Rows>), StartError> {
     match world.disk.open_damaged_rows(identity.generation, identity.synced_index) {
-        Ok(OpenedRows::Ready(rows)) => {
+        // They may be ahead of the log, which must not forget what only they know.
+        Ok(OpenedRows::Ready(rows)) if rows.applied() >= need_index && rows.sync().is_ok() => {
             tracing::error!(%error, "nobody has better rows than the damaged ones here: going on with what can be read");
             Ok((identity.generation, rows))
         }
-        Ok(OpenedRows::Lost { .. }) | Err(_) => Err(error),
+        Ok(_) | Err(_) => Err(error),
     }
 }
 

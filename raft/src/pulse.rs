@@ -43,6 +43,7 @@ pub(crate) struct Pulse {
     clock_leads: AtomicBool,
     handing_over: AtomicBool,
     stalled: AtomicBool,
+    damaged: AtomicBool,
     stopping: AtomicBool,
     diverged: RwLock<Option<String>>,
     pub(crate) observed: RwLock<Observed>,
@@ -60,6 +61,7 @@ impl Pulse {
             clock_leads: AtomicBool::new(true),
             handing_over: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             diverged: RwLock::default(),
             observed: RwLock::default(),
@@ -135,6 +137,11 @@ impl Pulse {
         self.stopping.load(Ordering::Acquire)
     }
 
+    pub(crate) fn set_damaged(&self, on: bool) {
+        self.damaged.store(on, Ordering::Release);
+    }
+
+    /// Work waits and is not done.
     pub(crate) fn set_stalled(&self, on: bool) {
         self.stalled.store(on, Ordering::Release);
     }
@@ -160,6 +167,12 @@ impl Pulse {
         }
         if self.stalled.load(Ordering::Acquire) {
             return (Health::Stalled, "log or apply thread does not move although work waits".to_owned());
+        }
+        if self.damaged.load(Ordering::Acquire) {
+            return (
+                Health::Damaged,
+                "some rows cannot be read; this node makes them anew when it can be spared".to_owned(),
+            );
         }
         if self.handing_over() {
             return (Health::HandingOver, "leadership is being handed over".to_owned());

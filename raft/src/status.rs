@@ -35,6 +35,8 @@ pub enum Health {
     HandingOver,
     /// It did not answer lately.
     Unreachable,
+    /// Some of its rows cannot be read; it makes them anew as soon as the others can do without it.
+    Damaged,
 }
 
 /// The state of a node right after a checkpoint entry.

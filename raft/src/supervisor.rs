@@ -37,6 +37,8 @@ const LOG_HARD_FACTOR: u64 = 2;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(50);
 /// Two states that differ wait so long for the word of a third node, in milliseconds.
 const UNDECIDED_MS: u64 = 1_000;
+/// Peers are given so long to hear that this node's rows are damaged, so that no two of them end at once, in milliseconds.
+const DAMAGE_TOLD_MS: u64 = 1_000;
 /// Pause before a failed hand-over is tried again.
 const HAND_OVER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -62,18 +64,23 @@ pub(crate) async fn watch_stalls(core: Arc<Core>) {
     let start = core.pulse.now_ms();
     let mut log = Gauge { done: 0, since_ms: start };
     let mut apply = Gauge { done: 0, since_ms: start };
+    let mut damaged_since = None;
     loop {
         tokio::time::sleep(STALL_INTERVAL).await;
         let now = core.pulse.now_ms();
         let stuck = [("log", log.stuck_ms(core.log.gauge(), now)), ("apply", apply.stuck_ms(core.apply.gauge(), now))];
         let (name, stuck_ms) = if stuck[0].1 >= stuck[1].1 { stuck[0] } else { stuck[1] };
-        if let Some(damage) = core.apply.rows().rows().damage() {
-            // What can be read is served until the others can do without this node.
-            if can_be_spared(&core) {
+        // What can be read is served until the others know of it and can do without this node.
+        let damage = core.apply.rows().rows().damage();
+        core.pulse.set_damaged(damage.is_some());
+        let since = damage.as_ref().map(|_| *damaged_since.get_or_insert(now));
+        let is_told = since.is_some_and(|since| now.saturating_sub(since) >= DAMAGE_TOLD_MS);
+        if let Some(damage) = damage.filter(|_| is_told && others_suffice(&core)) {
+            if core.pulse.leading().is_none() {
                 core.fatal.report(format!("its rows are damaged: {damage}"));
                 return;
             }
-            if core.pulse.leading().is_some() && hand_over(&core, None, "the rows are damaged").await.is_err() {
+            if hand_over(&core, None, "the rows are damaged").await.is_err() {
                 tokio::time::sleep(HAND_OVER_PAUSE).await;
             }
         }
@@ -93,12 +100,15 @@ pub(crate) async fn watch_stalls(core: Arc<Core>) {
     }
 }
 
-/// Whether this node does not lead, and those who vote beside it are a majority, heard lately and well.
-fn can_be_spared(core: &Core) -> bool {
+/// Whether those who vote beside this node are a majority that can go on, and none of them with damaged rows is to end
+/// first: one after the other, the lowest id first.
+fn others_suffice(core: &Core) -> bool {
     let status = core.build_status();
     let voters = || status.members.iter().filter(|member| member.role != Role::Learner);
-    let others = voters().filter(|member| member.id != status.node && member.health == Health::Ok).count();
-    core.pulse.leading().is_none() && others > voters().count() / 2
+    let others = || voters().filter(|member| member.id != status.node);
+    let before_this = others().any(|member| member.health == Health::Damaged && member.id < status.node);
+    let up = others().filter(|member| matches!(member.health, Health::Ok | Health::Damaged)).count();
+    up > voters().count() / 2 && !before_this
 }
 
 /// Exchanges reports with all members; compares clocks and states.

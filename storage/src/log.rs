@@ -213,10 +213,10 @@ impl LogStore {
             witness.before(end)?;
         }
         transaction.commit().map_err(engine)?;
+        *cached = bounds;
         if let Some(witness) = witness.as_mut() {
             witness.after(end)?;
         }
-        *cached = bounds;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -5,6 +5,9 @@
 //! nothing in the file says so. So every commit that changes the log's end is followed by a write of that end here. The
 //! write is not synced: it reaches the disk after the commit or not at all, so the witness never names an end that was not
 //! durable, and it survives whatever kills only the process. Before the end is lowered, the witness is, durably.
+//!
+//! It speaks of the end alone: a lost last commit that held only a vote, or entries in place of as many others, it does not
+//! notice.
 
 use std::{
     fs::{File, OpenOptions},
