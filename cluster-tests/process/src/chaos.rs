@@ -5,6 +5,7 @@
 //! seed `s` is batch 0 of seed `s + n`: the line that repeats a failure repeats nothing else.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -32,6 +33,10 @@ const BATCH_MIN: Duration = Duration::from_secs(20);
 const OVERHEAD: Duration = Duration::from_secs(20);
 /// Checker that looks at all rounds together: one batch may well miss a leader.
 const OVER_ALL: &str = "C11";
+/// So many rounds of an attack must have hit both a leader and a follower at work; fewer may miss one by chance.
+const ROUNDS_TO_COVER: usize = 6;
+/// What a node says when it panics. No fault excuses that.
+const BUG: &str = "this node met a bug";
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -197,7 +202,14 @@ pub async fn chaos(inside: Inside, args: &ChaosArgs) -> Result<ChaosReport, Stri
 
 /// Whether every attack met leaders and followers at work, over all batches.
 fn cover(report: &mut ChaosReport, args: &ChaosArgs, faults: Vec<agora_history::Fault>) {
-    let run = agora_history::Run { harness: "processes".to_owned(), seed: args.seed, ..Default::default() };
+    let mut rounds: BTreeMap<&str, usize> = BTreeMap::new();
+    for fault in &faults {
+        *rounds.entry(&fault.nemesis).or_default() += 1;
+    }
+    let declared: Vec<&str> =
+        rounds.into_iter().filter(|(_, count)| *count >= ROUNDS_TO_COVER).map(|(nemesis, _)| nemesis).collect();
+    let settings = BTreeMap::from([("nemeses".to_owned(), declared.join(","))]);
+    let run = agora_history::Run { harness: "processes".to_owned(), seed: args.seed, settings, ..Default::default() };
     let all = RunData { run, faults, ..RunData::default() };
     for verdict in agora_checkers::all().iter().map(|checker| checker(&all)) {
         if verdict.checker == OVER_ALL {
@@ -312,6 +324,9 @@ impl Batch<'_> {
         summary.add(&data, if broken.is_some() { &[] } else { &verdicts });
         if let Some(told) = &broken {
             summary.find(format!("run (seed {}): {told}", self.seed));
+        }
+        if evidence.contains(BUG) {
+            summary.find(format!("run (seed {}): a node met a bug of its own and ended; see nodes.txt", self.seed));
         }
         let found = summary.findings_total;
         let line = format!(

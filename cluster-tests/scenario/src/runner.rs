@@ -270,7 +270,7 @@ impl Running<'_> {
         let mut clients = workloads::start(&stage, &plan.loads);
         self.attack(&mut clients).await?;
         self.stop.send_replace(true);
-        self.heal().await.map_err(|why| ("heal", why))?;
+        within(plan.bounds.stop, "heal", self.heal()).await?.map_err(|why| ("heal", why))?;
         let healed = self.cluster.now();
         self.recorder.end_all_faults(healed);
         let alive = within(plan.bounds.liveness, "liveness", self.write_once(&shop)).await?;

@@ -227,6 +227,12 @@ fn one(fleet: &Fleet, number: u64, all: &Mutex<FleetReport>) {
         reproduce: reproduce(seed, fleet.scenario.as_deref()),
         kept: fleet.keep.as_ref().map(|keep| keep.join(format!("seed-{seed}"))),
     };
+    if let Some(Err(error)) = &again {
+        let failure = failure("", vec![format!("its second run: {error}")]);
+        eprintln!("seed {seed}, second run: {error}\n  {}", failure.reproduce);
+        all.summary.find(format!("seed {seed}, second run: {error}"));
+        all.fail(failure);
+    }
     match &ran {
         Ok(report) => {
             all.add(report);

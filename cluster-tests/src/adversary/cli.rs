@@ -67,8 +67,8 @@ pub struct ChaosArgs {
     /// Attacks, as in N1,N6; all of them by default
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub nemesis: Vec<String>,
-    /// Nodes that found each cluster
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=5))]
+    /// Nodes that found each cluster, 3 to 5; 0 lets each seed decide between three and five
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=5))]
     pub nodes: u64,
     /// Loads: a scenario's name, or workloads joined by +, as in W1+W7; each in turn by default
     #[arg(long, value_name = "NAME", default_value = "")]

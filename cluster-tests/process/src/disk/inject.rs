@@ -280,17 +280,7 @@ mod tests {
         }
     }
 
-    const TRACE: &str = "\
-30540<rows-sync> fdatasync(29</d/rows-1/0.jnl>) = 0
-30541<agora-log> pwrite64(17</d/log.redb>, \"\"..., 320, 0 <unfinished ...>
-30540<rows-sync> fdatasync(29</d/rows-1/0.jnl> <unfinished ...>
-30541<agora-log> <... pwrite64 resumed>) = 320
-30541<agora-log> pwrite64(17</d/log.redb>, \"\"..., 4096, 16384) = ?
-30540<rows-sync> <... fdatasync resumed>) = ?
-30550<agora-snap-file> rename(\"/d/snapshots/a.new\", \"/d/snapshots/a\") = ?
-30551<fjall:worker> renameat(5</d/rows-1>, \"x\", 5</d/rows-1>, \"y\") = 0
-30541<agora-log> +++ killed by SIGKILL +++
-";
+    const TRACE: &str = include_str!("inject_sample.trace");
 
     #[test]
     fn the_call_that_decided_is_found_by_thread() {
