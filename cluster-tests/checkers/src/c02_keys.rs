@@ -469,8 +469,7 @@ impl<'a> Maker<'a> {
                 // Which of them, the feed proposes.
                 let mut told = self.told_placed(&operation.attempts[0].trace).into_iter().peekable();
                 for basket in baskets {
-                    let wanted: Vec<i64> = sum(&basket.items).into_values().collect();
-                    let same = |next: &Told| next.account == basket.account && next.quantities == wanted;
+                    let same = |next: &Told| next.is_of(basket);
                     let place = told.next_if(same).and(span.place);
                     self.maybe_placed(operation, &Span { place, ..*span }, basket);
                 }

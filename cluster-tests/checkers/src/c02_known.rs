@@ -62,9 +62,17 @@ impl Known {
 /// An order as the feed tells it.
 pub struct Told {
     pub account: String,
-    /// In the order of SKUs.
-    pub quantities: Vec<i64>,
+    pub units: BTreeMap<String, i64>,
     pub total: i64,
+    pub held: bool,
+}
+
+impl Told {
+    /// Whether it may be what became of this basket.
+    pub fn is_of(&self, basket: &Basket) -> bool {
+        let units = self.units.iter().map(|(sku, quantity)| (sku.as_str(), *quantity));
+        self.account == basket.account && self.held == basket.hold && units.eq(sum(&basket.items))
+    }
 }
 
 impl Maker<'_> {
@@ -211,9 +219,12 @@ impl Maker<'_> {
             .iter()
             .take_while(|event| event.index == place.0 && event.trace_id == trace)
             .filter_map(|event| match fact(event) {
-                Some(Fact::Placed { account, lines, total, .. }) => {
-                    let quantities = lines.iter().map(|line| line.quantity).collect();
-                    Some(Told { account: account.to_owned(), quantities, total })
+                Some(Fact::Placed { account, lines, total, held, .. }) => {
+                    let mut units = BTreeMap::new();
+                    for line in lines {
+                        *units.entry(line.sku.to_owned()).or_default() += line.quantity;
+                    }
+                    Some(Told { account: account.to_owned(), units, total, held })
                 }
                 _ => None,
             })

@@ -1,11 +1,13 @@
 //! C2 passes what is right, rejects what is wrong, and agrees with a second implementation.
 
+use std::collections::BTreeSet;
+
 use agora_checkers::{
     Checked,
     c02_linearizable::{check, second_opinion},
     testing::{Plan, perfect_run},
 };
-use agora_history::{Answer, Call, Level, Op, Reply, RunData};
+use agora_history::{Answer, Call, Item, Level, Op, Reply, RunData};
 
 fn clean(checked: &Checked) {
     assert_eq!(checked.findings, vec![], "{:?}", checked.figures);
@@ -37,6 +39,39 @@ fn right_histories_pass_without_the_feed() {
     }
     // What an unanswered order would have held cannot always be told from the prices there were.
     assert!(undecided * 50 < checked, "{undecided} of {checked}");
+}
+
+/// Of a batch that nobody was answered, the feed tells what was placed. Baskets of one buyer for as many units of other
+/// goods must not be taken for each other: what was refused would be placed, and what was placed refused.
+#[test]
+fn what_was_placed_of_an_unanswered_batch_is_told_by_its_goods() {
+    let mut mistakable = 0;
+    for seed in 0..200 {
+        let mut data = perfect_run(&Plan { seed, operations: 400, accounts: 1, trouble: 4, ..Plan::default() });
+        let mut lost = BTreeSet::new();
+        for call in &data.calls {
+            let (Op::PlaceBatch(baskets), Reply::Yes { answer: Answer::Orders(items), .. }) =
+                (&call.request, &call.reply)
+            else {
+                continue;
+            };
+            let units = |at: usize| baskets[at].items.iter().map(|(_, units)| *units).collect::<Vec<_>>();
+            let placed = |at: usize| matches!(items[at], Item::Order(_));
+            let mistaken = |one: usize, other: usize| units(one) == units(other) && !placed(one) && placed(other);
+            if (0..items.len()).any(|other| (0..other).any(|one| mistaken(one, other))) {
+                lost.insert(call.op);
+            }
+        }
+        mistakable += lost.len();
+        for call in data.calls.iter_mut().filter(|call| lost.contains(&call.op)) {
+            (call.index, call.replayed) = (None, false);
+            call.reply = Reply::Unknown { status: None, why: "lost".to_owned() };
+        }
+        let checked = check(&data);
+        clean(&checked);
+        assert_eq!(checked.figures["explained_by_the_order_of_the_feed"], checked.figures["objects"], "seed {seed}");
+    }
+    assert!(mistakable > 20, "{mistakable}");
 }
 
 #[test]
