@@ -24,14 +24,25 @@ pub const REPORT: &str = "report: ";
 /// What a process says when it first runs into its planted bug.
 const REACHED: &str = "planted bug reached";
 
+/// Who runs a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum By {
+    /// This program, which reports what it found.
+    Child,
+    /// This program attacking real processes, which tells broken promises line by line.
+    Chaos,
+    /// Cargo, a test.
+    Cargo,
+}
+
 /// What to run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Look {
     /// What it is called while it runs.
     pub name: String,
-    /// A test of the workspace, run by cargo; otherwise this program is run.
-    pub is_test: bool,
-    /// Arguments of either.
+    /// Who runs it.
+    pub by: By,
+    /// His arguments.
     pub args: Vec<String>,
     /// A child that takes longer is killed, and that is a finding.
     pub seconds_max: u64,
@@ -41,7 +52,7 @@ impl Look {
     /// A line to see it again.
     pub fn reproduce(&self, bug: &str) -> String {
         let args = self.args.join(" ");
-        let run = if self.is_test { "" } else { "run -p agora-cluster-tests --features planted -- " };
+        let run = if self.by == By::Cargo { "" } else { "run -p agora-cluster-tests --features planted -- " };
         format!("{VARIABLE}={bug} cargo {run}{args}")
     }
 }
@@ -132,7 +143,7 @@ impl Tools {
     pub fn take(&self, look: &Look, bug: Option<&str>) -> Result<Seen, String> {
         let begun = Instant::now();
         let cargo = || std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(if look.is_test { cargo() } else { self.program.clone().into() });
+        let mut command = Command::new(if look.by == By::Cargo { cargo() } else { self.program.clone().into() });
         command
             .args(&look.args)
             .env_remove(VARIABLE)
@@ -148,21 +159,30 @@ impl Tools {
         let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
         let report = out.lines().rev().find_map(|line| line.strip_prefix(REPORT));
         let report: Option<Report> = report.and_then(|report| serde_json::from_str(report).ok());
-        let findings = match (ended, report) {
-            (Some(_), Some(report)) => report.findings,
-            (Some(status), None) if look.is_test && status.success() => Vec::new(),
-            (Some(_), None) if look.is_test => vec![failed_test(&out)],
-            (Some(status), None) => {
-                vec![Found { by: "process".to_owned(), what: format!("{status}: {}", end_of(&err)) }]
-            }
-            (None, _) => {
+        let findings = match (ended, report, look.by) {
+            (None, ..) => {
                 let what = format!("not done within {} s: {}", look.seconds_max, end_of(&err));
                 vec![Found { by: "bound".to_owned(), what }]
             }
+            (Some(_), Some(report), _) => report.findings,
+            (Some(status), None, By::Cargo | By::Chaos) if status.success() => Vec::new(),
+            (Some(_), None, By::Cargo) => vec![failed_test(&out)],
+            (Some(status), None, _) => match broken(&out) {
+                none if none.is_empty() => {
+                    vec![Found { by: "process".to_owned(), what: format!("{status}: {}", end_of(&err)) }]
+                }
+                broken => broken,
+            },
         };
         let reached = out.contains(REACHED) || err.contains(REACHED);
         Ok(Seen { findings, reached, seconds: begun.elapsed().as_secs_f64() })
     }
+}
+
+/// The lines in which chaos tells a broken promise: `BROKEN  C1 (seed 5): …`.
+fn broken(out: &str) -> Vec<Found> {
+    let told = out.lines().filter_map(|line| line.strip_prefix("BROKEN")?.trim().split_once(' '));
+    told.map(|(by, what)| Found { by: by.trim_end_matches(':').to_owned(), what: what.to_owned() }).collect()
 }
 
 /// Which tests failed, by cargo's words.

@@ -17,7 +17,7 @@ use std::{path::PathBuf, time::Instant};
 use agora_planted::{CATALOGUE, Plant};
 
 pub use self::{
-    look::{Found, Look, Report, Seen, Tools},
+    look::{By, Found, Look, Report, Seen, Tools},
     places::{Place, places},
     table::{Caught, Row, publish, read, write},
 };

@@ -2,7 +2,7 @@
 
 use agora_planted::Bug;
 
-use super::Look;
+use super::look::{By, Look};
 
 /// A scenario, and how often it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,13 @@ pub enum Place {
         scenario: &'static str,
         /// Seeds at most.
         seeds_max: u32,
+    },
+    /// Real processes under an attack, with the load of a scenario. Needs root.
+    Processes {
+        /// `N1+N5`.
+        attacks: &'static str,
+        /// Whose load.
+        scenario: &'static str,
     },
     /// A test of the workspace: for what the adversary's clusters cannot be brought to.
     Test {
@@ -27,6 +34,11 @@ pub enum Place {
 const SEEDS_MAX: u32 = 20;
 /// Real seconds one seed may take.
 const SEED_SECONDS_MAX: u64 = 300;
+/// Runs against real processes, at most, and how long each attacks, in seconds.
+const ROUNDS_MAX: u32 = 4;
+const ROUND_SECONDS: u64 = 40;
+/// Real seconds one such run may take, healing and judging included.
+const ROUND_SECONDS_MAX: u64 = 400;
 /// Real seconds one test may take, with what must be compiled for it.
 const TEST_SECONDS_MAX: u64 = 1_800;
 
@@ -35,6 +47,7 @@ impl Place {
     pub fn kind(&self) -> &'static str {
         match self {
             Place::Simulation { .. } => "simulation",
+            Place::Processes { .. } => "processes",
             Place::Test { .. } => "test",
         }
     }
@@ -43,6 +56,7 @@ impl Place {
     pub fn name(&self) -> String {
         match self {
             Place::Simulation { scenario, .. } => format!("simulation, {scenario}"),
+            Place::Processes { attacks, scenario } => format!("processes, {scenario} under {attacks}"),
             Place::Test { package, test } => format!("test, {package} {test}"),
         }
     }
@@ -51,6 +65,7 @@ impl Place {
     pub fn looks_max(&self) -> u32 {
         match self {
             Place::Simulation { seeds_max, .. } => *seeds_max,
+            Place::Processes { .. } => ROUNDS_MAX,
             Place::Test { .. } => 1,
         }
     }
@@ -62,14 +77,26 @@ impl Place {
                 let seed = u64::from(number) + 1;
                 Look {
                     name: format!("{} seed {seed}", self.name()),
-                    is_test: false,
+                    by: By::Child,
                     args: ["planted-look", &seed.to_string(), scenario].map(str::to_owned).to_vec(),
                     seconds_max: SEED_SECONDS_MAX,
                 }
             }
+            Place::Processes { attacks, scenario } => {
+                let (seed, attack) = ((number + 1).to_string(), attacks.replace('+', ","));
+                let (seconds, name) = (ROUND_SECONDS.to_string(), format!("planted-{seed}"));
+                let args = ["chaos", "--minutes", "1", "--batch-seconds", &seconds, "--seed", &seed];
+                let whom = ["--nemesis", &attack, "--scenario", scenario, "--name", &name, "--dir", "target/planted"];
+                Look {
+                    name: format!("{} seed {seed}", self.name()),
+                    by: By::Chaos,
+                    args: args.iter().chain(&whom).map(|arg| (*arg).to_owned()).collect(),
+                    seconds_max: ROUND_SECONDS_MAX,
+                }
+            }
             Place::Test { package, test } => Look {
                 name: self.name(),
-                is_test: true,
+                by: By::Cargo,
                 args: ["test", "-p", package, "--features", "agora-planted/on", "--test", test]
                     .map(str::to_owned)
                     .to_vec(),
@@ -95,7 +122,10 @@ pub fn places(bug: Bug) -> Vec<Place> {
         Bug::ReadBeforeFirstEntryOfTerm => &["reads_are_current@N5", "reads_are_current"],
         Bug::ReadDoesNotWaitForApply => &["reads_are_current@calm", "N3"],
         Bug::AcknowledgedNotWaitedFor => &["reads_are_current@calm"],
-        Bug::LeadershipFenceRemoved => &["old_leaders_are_fenced", "never_oversell@N5", "one_key_one_effect"],
+        Bug::LeadershipFenceRemoved => {
+            // Where applying takes no time, a leader has applied everything before it hears from a majority.
+            return vec![Place::Processes { attacks: "N6", scenario: "acknowledged_survives" }];
+        }
         Bug::ActorStateKeptAcrossReigns => &["old_leaders_are_fenced", "never_oversell@N5"],
         Bug::ApplyNotAtomicOverKeyspaces | Bug::AppliedIndexWrittenFirst => &["N6", "feed_has_no_gaps"],
         Bug::SnapshotWithoutOutcomes | Bug::SnapshotMissesKeyspace | Bug::InstallNotFsynced => {
