@@ -112,6 +112,8 @@ const JUDGE_TIMEOUT: Duration = Duration::from_secs(45);
 const SHUNNED_AFTER: Duration = Duration::from_secs(6);
 /// How long a node may take to tell, among peers that stand still, where its log ends.
 const ALONE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node that met what it cannot read may take to end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 const BUYERS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Batches of orders before the first case: the log was purged, tables and journals hold something.
@@ -486,8 +488,9 @@ impl Bench {
             Ok(held) if held == promised => {}
             Ok(held) => return Err(format!("it shows {} orders of {}", held.len(), promised.len())),
             Err(error) => {
+                // It hands leadership over first, and lets its peers hear of it.
+                let gone = self.lab.exited(node, LEAVE_TIMEOUT).await;
                 let said = self.lab.said_since(node, since);
-                let gone = self.lab.exited(node, Duration::from_secs(1)).await;
                 let line = said.lines().rfind(|line| !line.contains("INFO")).unwrap_or_default().to_owned();
                 if said.contains("panicked") {
                     return Err(format!("it panics on what was spoiled: {said}"));
