@@ -112,9 +112,13 @@ pub fn places(bug: Bug) -> Vec<Place> {
         Bug::AckBeforePersist | Bug::LogWithoutFsync => &["acknowledged_survives", "N6", "N9"],
         Bug::VoteWithoutFsync => &["N9", "N7", "N6"],
         Bug::FsyncErrorIgnored => &["N8"],
-        Bug::DiscardedMeansNo | Bug::LastAnswerWins => {
-            &["unknown_is_not_no", "one_key_one_effect", "unknown_is_not_no@N1+N3"]
+        Bug::DeposedMeansNo => {
+            return vec![
+                Place::Simulation { scenario: "unknown_is_not_no@N1", seeds_max: SEEDS_MAX },
+                Place::Processes { attacks: "N1", scenario: "unknown_is_not_no" },
+            ];
         }
+        Bug::LastAnswerWins => &["unknown_is_not_no", "one_key_one_effect"],
         Bug::ForwardedTimeoutAnsweredOk => &["unknown_is_not_no", "money_is_conserved", "N1+N2+N5"],
         Bug::PurgeBeyondSnapshot => &["feed_has_no_gaps", "rows_are_disposable", "N6"],
         Bug::ReadWithoutQuorumRound => &["reads_are_current", "reads_are_current@N1"],
