@@ -815,7 +815,7 @@ fn fate(placed: Result<agora_raft::Placed<TransactionResult>, Lost>, trace: u128
                 Attempt::done(Err(WriteError::Internal(format!("refused when it was applied: {reason}"))))
             }
         },
-        Err(Lost::NeverApplied) if planted::is(Bug::DiscardedMeansNo) => Attempt::done(Err(WriteError::NoLeader)),
+        Err(Lost::NeverApplied) if planted::is(Bug::DeposedMeansNo) => Attempt::done(Err(WriteError::NoLeader)),
         Err(Lost::NeverApplied) => Attempt::No(WriteError::NoLeader),
         Err(Lost::Unknown) => Attempt::Unknown,
     }

@@ -9,7 +9,7 @@ pub enum Bug {
     LogWithoutFsync,
     VoteWithoutFsync,
     FsyncErrorIgnored,
-    DiscardedMeansNo,
+    DeposedMeansNo,
     PurgeBeyondSnapshot,
     // Leadership and reads.
     ReadWithoutQuorumRound,

@@ -70,10 +70,10 @@ pub static CATALOGUE: &[Plant] = &[
          and a power loss takes what was acknowledged",
     ),
     plant(
-        Bug::DiscardedMeansNo,
-        "discarded-means-no",
+        Bug::DeposedMeansNo,
+        "deposed-means-no",
         Simulation,
-        "an entry that a deposed leader's engine dropped is told as never applied, though the next leader may hold and \
+        "what a leader has on its way when it is deposed is told as never applied, though the next leader may hold and \
          commit it: a definite no for a write that takes effect",
     ),
     plant(

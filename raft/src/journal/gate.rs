@@ -292,6 +292,11 @@ impl<O: Send + 'static> Gate<O> {
         for flight in state.flights.values_mut() {
             flight.counted = false;
         }
+        if planted::is(Bug::DeposedMeansNo) {
+            for flight in std::mem::take(&mut state.flights).into_values() {
+                self.answer_lost(Lost::NeverApplied, flight.waiters);
+            }
+        }
         drop(state);
         self.work.notify_one();
         self.came_back.notify_waiters();
@@ -491,8 +496,7 @@ impl<O: Send + 'static> Gate<O> {
 
     /// The engine did not take an entry, or dropped it.
     pub(super) fn on_refused(&self, sequence: u64, error: &ClientWriteError<TypeConfig>) {
-        let discarded = matches!(error, ClientWriteError::LogEntryDiscarded(_));
-        let definite = !discarded || planted::is(Bug::DiscardedMeansNo);
+        let definite = !matches!(error, ClientWriteError::LogEntryDiscarded(_));
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(flight) = state.flights.get_mut(&sequence) else { return };
