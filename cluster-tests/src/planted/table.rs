@@ -78,6 +78,9 @@ pub fn markdown(rows: &Rows) -> String {
     let known: Vec<_> = CATALOGUE.iter().filter_map(|plant| Some((plant, rows.get(plant.name)?))).collect();
     let caught = known.iter().filter(|(_, row)| row.caught.is_some()).count();
     let mut text = format!("{caught} of {} planted bugs were caught.\n\n", CATALOGUE.len());
+    text += "*safety* is looked at in every step of a simulation; *attack* is a fault that had not the effect it must have, or had \
+             one it must not have; *quiet*: the nodes do not come to stand alike in the end. A look is one seed, one run \
+             or one test; times are real, on the machine that made the table.\n\n";
     text += "| planted bug | what it does wrong | caught by | in | after |\n|---|---|---|---|---|\n";
     for (plant, row) in known {
         let (by, place, after) = match &row.caught {
