@@ -1,6 +1,10 @@
 //! Commands that attack real processes. Each goes into namespaces of its own first, so it needs root.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use agora_process::{
     Inside, NodeProgram, chaos,
@@ -36,7 +40,7 @@ pub fn program(args: &Program) -> Result<NodeProgram, String> {
     }
 }
 
-fn other(path: &PathBuf) -> Result<NodeProgram, String> {
+fn other(path: &Path) -> Result<NodeProgram, String> {
     let path = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(NodeProgram::agora(path))
 }
@@ -61,7 +65,7 @@ pub async fn chaos(inside: Inside, args: &ChaosArgs) -> Result<bool, String> {
     all.batch = Duration::from_secs(args.batch_seconds.clamp(5, 3_600));
     all.keep = args.keep;
     all.dir = place(&args.output, &args.name)?;
-    all.other = args.other_agora.as_ref().map(other).transpose()?;
+    all.other = args.other_agora.as_deref().map(other).transpose()?;
     let report = chaos::chaos(inside, &all).await?;
     verdict::publish(&args.output, &args.name, "Real processes under attack", &report.summary)?;
     if !args.output.json {
