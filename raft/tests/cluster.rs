@@ -275,7 +275,10 @@ async fn a_hand_over_that_nobody_waits_for_any_more_does_not_leave_the_journal_c
     cluster.kill(dead).await;
     // The client of the request goes away while the journal is drained and the successor is waited for.
     let asked = cluster.node(leader).transfer_leader(Some(dead));
-    assert!(tokio::time::timeout(Duration::from_millis(700), asked).await.is_err(), "it was to be given up half way");
+    // On a slow machine the death may be noticed before anything is drained; then the answer is the definite no already.
+    if let Ok(answer) = tokio::time::timeout(Duration::from_millis(700), asked).await {
+        assert_eq!(answer, Err(MembershipError::NotAnswering(dead)));
+    }
     cluster.write("y").await;
     // Once it is known to be dead, nothing is drained for it and the answer is a definite no.
     let refused = cluster.node(leader).transfer_leader(Some(dead)).await;

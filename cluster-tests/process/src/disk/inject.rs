@@ -260,13 +260,13 @@ mod tests {
         let mut injection = Injection {
             calls: calls_of(Syscall::Fsync),
             seen: Vec::new(),
-            paths: vec!["/n1/log.redb".into(), "/n1/log.redb.new".into()],
+            paths: vec!["/n1/log".into(), "/n1/log.new".into()],
             effect: Effect::KillAt(3),
         };
         assert_eq!(
             words(&injection),
             "-f -y -Y -s 0 -o /t -e trace=fsync,fdatasync -e inject=fsync,fdatasync:signal=KILL:when=3 \
-             -P /n1/log.redb -P /n1/log.redb.new"
+             -P /n1/log -P /n1/log.new"
         );
         injection.seen = vec!["rename"];
         assert!(words(&injection).contains("trace=fsync,fdatasync,rename -e inject=fsync,fdatasync:"));
