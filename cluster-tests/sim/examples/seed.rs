@@ -8,7 +8,7 @@ fn main() {
     let scenario = args.next().filter(|name| name != "-");
     let lines = args.next().is_some();
     let keep = std::env::var_os("KEEP").map(Into::into);
-    let mut report = run_seed(&SeedArgs { seed, scenario, lines, keep });
+    let mut report = run_seed(&SeedArgs { seed, scenario, lines, keep, ..SeedArgs::default() });
     for line in std::mem::take(&mut report.lines) {
         println!("{line}");
     }

@@ -52,6 +52,8 @@ pub struct Fleet {
     pub environment: Vec<(String, String)>,
     /// One scenario for all; each seed picks one if there is none.
     pub scenario: Option<String>,
+    /// Seconds under attack, if not the usual ones.
+    pub attack_s: Option<u64>,
     /// Where histories of failed runs are put.
     pub keep: Option<PathBuf>,
     /// Tell of progress on standard error.
@@ -73,6 +75,7 @@ impl Fleet {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             environment: Vec::new(),
             scenario: None,
+            attack_s: None,
             keep: None,
             tell: false,
         })
@@ -172,10 +175,11 @@ pub fn child(arguments: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The one line that runs a seed again.
-pub fn reproduce(seed: u64, scenario: Option<&str>) -> String {
-    let scenario = scenario.map(|name| format!(" --scenario {name}")).unwrap_or_default();
-    format!("cargo run -p agora-cluster-tests -- sim --seed {seed}{scenario}")
+/// The one line that runs a seed of this fleet again.
+pub fn reproduce(fleet: &Fleet, seed: u64) -> String {
+    let scenario = fleet.scenario.as_deref().map(|name| format!(" --scenario {name}")).unwrap_or_default();
+    let attack = fleet.attack_s.map(|seconds| format!(" --attack-seconds {seconds}")).unwrap_or_default();
+    format!("cargo run -p agora-cluster-tests -- sim --seed {seed}{scenario}{attack}")
 }
 
 /// Runs them all.
@@ -215,7 +219,13 @@ pub fn run(fleet: &Fleet) -> FleetReport {
 
 fn one(fleet: &Fleet, number: u64, all: &Mutex<FleetReport>) {
     let seed = fleet.first + number;
-    let args = SeedArgs { seed, scenario: fleet.scenario.clone(), lines: false, keep: fleet.keep.clone() };
+    let args = SeedArgs {
+        seed,
+        scenario: fleet.scenario.clone(),
+        lines: false,
+        keep: fleet.keep.clone(),
+        attack_s: fleet.attack_s,
+    };
     let ran = run_child(fleet, &args);
     let again = number.is_multiple_of(TWICE_ONE_IN).then(|| run_child(fleet, &args));
     let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,7 +234,7 @@ fn one(fleet: &Fleet, number: u64, all: &Mutex<FleetReport>) {
         seed,
         scenario: scenario.to_owned(),
         findings,
-        reproduce: reproduce(seed, fleet.scenario.as_deref()),
+        reproduce: reproduce(fleet, seed),
         kept: fleet.keep.as_ref().map(|keep| keep.join(format!("seed-{seed}"))),
     };
     if let Some(Err(error)) = &again {

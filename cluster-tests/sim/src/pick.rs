@@ -18,8 +18,8 @@ use crate::cluster::SimCluster;
 const RATE_MAX: f64 = 90.0;
 /// Pause of a client that sends batches of a hundred orders.
 const BULK_PACE: Duration = Duration::from_millis(1_500);
-/// Time under attack.
-const CHAOS: Duration = Duration::from_secs(30);
+/// Time under attack, if nobody says otherwise.
+pub const CHAOS: Duration = Duration::from_secs(30);
 
 /// What a seed runs if nobody says otherwise: every second one the scenario of a promise, the others attacks and loads
 /// mixed by chance, which meet each other as no scenario makes them.
@@ -128,9 +128,9 @@ fn paced(mut plan: Plan) -> Plan {
 ///
 /// # Errors
 /// A scenario of that name is not known, or cannot be played here.
-pub fn plan(seed: u64, scenario: Option<&str>, cluster: &SimCluster) -> Result<Plan, String> {
+pub fn plan(seed: u64, scenario: Option<&str>, chaos: Duration, cluster: &SimCluster) -> Result<Plan, String> {
     if let Some(plan) = scenario.and_then(|name| named(seed, name, cluster)) {
-        return plan.map(|plan| paced(Plan { chaos: CHAOS, ..plan }));
+        return plan.map(|plan| paced(Plan { chaos, ..plan }));
     }
     let mut rng = Rng::new(seed).fork("plan");
     let (name, nemesis): (String, Arc<dyn Nemesis>) = match scenario {
@@ -151,7 +151,7 @@ pub fn plan(seed: u64, scenario: Option<&str>, cluster: &SimCluster) -> Result<P
             (names.join("+"), Arc::new(campaign))
         }
     };
-    let mut plan = Plan::new(&name, seed, nemesis, CHAOS);
+    let mut plan = Plan::new(&name, seed, nemesis, chaos);
     plan.warm_up = Duration::from_millis(500);
     let loads = [
         (Kind::Rush, 6, 250),

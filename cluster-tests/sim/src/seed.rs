@@ -32,6 +32,9 @@ pub struct SeedArgs {
     pub lines: bool,
     /// Where history and evidence of a failed run are put.
     pub keep: Option<PathBuf>,
+    /// Seconds under attack, if not the usual ones. The same seed with another time is another run.
+    #[serde(default)]
+    pub attack_s: Option<u64>,
 }
 
 /// What came of it.
@@ -113,7 +116,8 @@ fn run(args: &SeedArgs) -> SeedReport {
     let mut driver = Driver::new(cluster.clone(), seed, RUN_MAX);
     let outcome = Outcome::default();
     let mut report = SeedReport { seed, nodes: nodes.len() as u64, ..SeedReport::default() };
-    match pick::plan(seed, args.scenario.as_deref(), &cluster) {
+    let chaos = args.attack_s.map_or(pick::CHAOS, Duration::from_secs);
+    match pick::plan(seed, args.scenario.as_deref(), chaos, &cluster) {
         Ok(plan) => {
             report.scenario.clone_from(&plan.scenario);
             driver.client(attack(cluster.clone(), plan, outcome.clone()));

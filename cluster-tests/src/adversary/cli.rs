@@ -108,6 +108,9 @@ pub struct SimArgs {
     /// No seed is begun after so many minutes
     #[arg(long)]
     pub minutes: Option<f64>,
+    /// Simulated seconds under attack, instead of 30
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub attack_seconds: Option<u64>,
     /// Seeds at once; as many as there are cores by default
     #[arg(long)]
     pub jobs: Option<usize>,

@@ -19,6 +19,7 @@ pub fn run(args: &SimArgs) -> Result<bool, String> {
     }
     fleet.jobs = args.jobs.unwrap_or(fleet.jobs).clamp(1, 256);
     fleet.scenario.clone_from(&args.scenario);
+    fleet.attack_s = args.attack_seconds;
     fleet.keep = Some(args.output.dir.join("sim"));
     fleet.tell = true;
     let report = fleet::run(&fleet);
@@ -27,12 +28,12 @@ pub fn run(args: &SimArgs) -> Result<bool, String> {
     if args.output.json {
         println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
     } else {
-        tell(&report);
+        tell(&fleet, &report);
     }
     Ok(report.is_good())
 }
 
-fn tell(report: &FleetReport) {
+fn tell(fleet: &Fleet, report: &FleetReport) {
     println!("{}", render(&report.summary));
     println!(
         "{} seeds ({} to {}), {:.0} simulated s at {:.1} per second of a core, {} run twice of which {} differed, \
@@ -49,7 +50,7 @@ fn tell(report: &FleetReport) {
         report.failed,
     );
     for seed in &report.differed {
-        eprintln!("\nDIFFERED  seed {seed} ran another way the second time\nagain: {}", fleet::reproduce(*seed, None));
+        eprintln!("\nDIFFERED  seed {seed} ran another way the second time\nagain: {}", fleet::reproduce(fleet, *seed));
     }
     for failure in &report.failures {
         eprintln!("\nFAILED  seed {} ({})", failure.seed, failure.scenario);
