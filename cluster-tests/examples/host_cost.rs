@@ -6,10 +6,11 @@
 use std::{sync::Arc, time::Instant};
 
 use agora_actors::{
-    domain::{Currency, Entity, Money, OrderId, Sku, SkuCommand, SkuEvent, SkuId, SkuTerms, Uid, entity::At},
+    domain::{Entity, OrderId, Sku, SkuCommand, SkuId, Uid},
     host::Reply,
     hosts::HostSet,
 };
+use agora_bench::stocked_sku;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 const ENTITIES: u128 = 100_000;
@@ -39,17 +40,6 @@ impl Actor for Single {
     }
 }
 
-fn sku(id: u128) -> Sku {
-    let terms =
-        SkuTerms { code: "bench".into(), name: "bench".into(), price: Money::new(100, Currency::CNY), sellable: true };
-    let mut state = None;
-    let id = SkuId(Uid(id));
-    let at = At { index: 1, time_ms: 1 };
-    Sku::evolve(&mut state, &SkuEvent::Created { terms: Arc::new(terms), id }, at).expect("a new SKU");
-    Sku::evolve(&mut state, &SkuEvent::Received { quantity: 1_000, reason: String::new() }, at).expect("stock");
-    state.expect("created")
-}
-
 fn report(what: &str, started: Instant) {
     println!("{what:<48} {:>8.2} us per ask", started.elapsed().as_secs_f64() * 1e6 / ENTITIES as f64);
 }
@@ -65,7 +55,7 @@ async fn ask_hosts(set: &HostSet<Sku>, ids: impl Iterator<Item = u128>) {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let template = sku(1);
+    let template = stocked_sku(SkuId(Uid(1)), 1_000);
     let started = Instant::now();
     for _ in 0..ENTITIES {
         let (actor, handle) = Actor::spawn(None, Single, template.clone()).await.expect("spawned");

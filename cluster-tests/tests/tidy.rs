@@ -28,6 +28,8 @@ const ONE_WAY: &[(&str, &str, &[&str])] = &[
         "agora-node",
         &[PLANTED, "agora-domain", "agora-apply", "agora-raft", "agora-storage", "agora-actors", "agora-api"],
     ),
+    // What measures single parts of an order's path makes its input itself.
+    ("cluster-tests/bench", "agora-bench", &["agora-domain", "agora-apply", "agora-storage"]),
     // The adversary's judges know nothing of the product, its scenarios nothing but HTTP (their tests run against the API).
     ("cluster-tests/history", "agora-history", &[]),
     ("cluster-tests/checkers", "agora-checkers", &["agora-history"]),
@@ -62,8 +64,8 @@ const ONE_WAY: &[(&str, &str, &[&str])] = &[
             "agora-scenario",
             "agora-sim",
             "agora-process",
+            "agora-bench",
             "agora-domain",
-            "agora-apply",
             "agora-raft",
             "agora-storage",
             "agora-actors",
