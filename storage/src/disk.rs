@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/lock                      held exclusively while the process runs
 //! <dir>/log.redb                  the log, see `log`
-//! <dir>/log.end                   where it ends, once more
+//! <dir>/log.end                   which commit was its last, see `log::witness`
 //! <dir>/rows-<generation>/        one row store each; `log` says which is current
 //! <dir>/snapshots/<name>          snapshot streams, see `snapshot`
 //! ```
@@ -218,6 +218,31 @@ impl FileDisk {
         Ok(self.dir.join("snapshots").join(name))
     }
 
+    /// Says so if there must have been a log here, before an empty one takes its place.
+    fn check_never_used(&self, path: &Path) -> Result<()> {
+        let mut found = Vec::new();
+        if LogStore::is_witnessed(&self.dir.join(WITNESS_FILE))? {
+            found.push(format!("{WITNESS_FILE} says that it held something"));
+        }
+        match self.list_generations()?.len() {
+            0 => {}
+            generations => found.push(format!("{generations} row generations are there")),
+        }
+        match self.snapshot_list()?.len() {
+            0 => {}
+            snapshots => found.push(format!("{snapshots} snapshots are there")),
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(Error::LogLost(format!(
+            "the log {} is missing, but {}: this node may have promised what it no longer knows, so it must not come back under its id; put the file back if it was moved by mistake, or else remove the node from the cluster, move {} aside, and add it again with a new id",
+            path.display(),
+            found.join(", and "),
+            self.dir.display()
+        )))
+    }
+
     fn open_log_file(&self, path: &Path) -> Result<LogStore> {
         let syncs = Arc::new(AtomicU64::new(0));
         let backend = || {
@@ -230,8 +255,7 @@ impl FileDisk {
                 .map_err(Error::io(format!("open {}", path.display())))?;
             Ok(CountedFile { file, syncs: syncs.clone() })
         };
-        let witness = self.dir.join(WITNESS_FILE);
-        let opened = LogStore::open(backend, syncs.clone()).and_then(|log| log.with_witness(&witness));
+        let opened = LogStore::open(backend, syncs.clone(), Some(&self.dir.join(WITNESS_FILE)));
         opened.map_err(|error| match error {
             Error::Corrupt(what) => Error::LogLost(format!(
                 "the log {} is damaged: {what}; this node may have promised what it no longer knows, so it must not come back under its id: remove the node from the cluster, move {} aside, and add it again with a new id",
@@ -247,6 +271,7 @@ impl Disk for FileDisk {
     fn open_log(&self) -> Result<LogStore> {
         let path = self.dir.join(LOG_FILE);
         if !path.exists() {
+            self.check_never_used(&path)?;
             // Made under another name first, so that a crash in between does not leave half a log behind.
             let new = self.dir.join(format!("{LOG_FILE}{TEMPORARY}"));
             remove_file(&new)?;

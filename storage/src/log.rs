@@ -8,6 +8,9 @@
 //! bits are found at start and not in the middle of an election.
 //!
 //! Quick repair stays off: it would make every commit two fsyncs.
+//!
+//! Every commit has a number, in the state table and, after it, in a file beside the log: so one that is gone is missed, see
+//! [`witness`]. A log without numbers is of an earlier release; its next commit is its first.
 
 mod header;
 mod witness;
@@ -27,7 +30,7 @@ use parking_lot::Mutex;
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     codec,
@@ -36,12 +39,16 @@ use crate::{
     file_backend::Overlay,
 };
 
-use self::witness::Witness;
+use self::witness::{Witness, Word};
 
 /// `index` → `crc32c over index (u64 LE) and bytes, u32 LE ‖ bytes`.
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
-/// `name` → codec frame, version 1: `identity` ([`Identity`]), `vote` (bytes), `purge` ([`PurgeMark`]).
+/// `name` → codec frame, version 1: `identity` ([`Identity`]), `vote` (bytes), `purge` ([`PurgeMark`]), `commit` (u64, the
+/// number of the commit that wrote it).
 const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
+
+/// Name of the commit's number in the state table.
+const COMMIT: &str = "commit";
 
 const STATE_VERSION: u8 = 1;
 
@@ -139,49 +146,56 @@ impl LogBounds {
 /// The open log. All methods block; `write` is meant for one thread.
 pub struct LogStore {
     database: Database,
-    bounds: Mutex<LogBounds>,
-    /// Locked after `bounds`.
-    witness: Mutex<Option<Witness>>,
+    head: Mutex<Head>,
     syncs: Arc<AtomicU64>,
     commits: AtomicU64,
 }
 
+/// Where the log stands.
+#[derive(Debug, Default)]
+struct Head {
+    bounds: LogBounds,
+    /// Number of the last commit; 0 before the first, and in a log of an earlier release.
+    commit: u64,
+    /// Told of every commit. A disk in memory has none.
+    witness: Option<Witness>,
+}
+
 impl std::fmt::Debug for LogStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogStore").field("bounds", &*self.bounds.lock()).finish_non_exhaustive()
+        f.debug_struct("LogStore").field("head", &*self.head.lock()).finish_non_exhaustive()
     }
 }
 
 impl LogStore {
     /// Opens the log on a backend, creating its tables if they are not there, and reads all of it once. `backend` is
-    /// asked twice: first for a look that changes nothing. `syncs` is the counter the second backend adds to.
-    pub(crate) fn open<B: StorageBackend>(backend: impl Fn() -> Result<B>, syncs: Arc<AtomicU64>) -> Result<LogStore> {
-        let bounds = look(backend()?)?;
+    /// asked twice: first for a look that changes nothing. `syncs` is the counter the second backend adds to. `witness` is
+    /// the file beside the log, see [`witness`]; what is held against it is refused before anything is changed.
+    pub(crate) fn open<B: StorageBackend>(
+        backend: impl Fn() -> Result<B>,
+        syncs: Arc<AtomicU64>,
+        witness: Option<&Path>,
+    ) -> Result<LogStore> {
+        let word = witness.map_or(Ok(Word::Nothing), witness::read)?;
+        let found = look(backend()?)?;
+        let is_new = found.is_none();
+        let mut head = found.unwrap_or_default();
+        word.check(head.commit, end_of(&head.bounds))?;
         let database = database(backend()?)?;
-        if bounds.is_none() {
+        if is_new {
             // The tables exist from the first open on, so reading need not care.
             let transaction = database.begin_write().map_err(engine)?;
             transaction.open_table(ENTRIES).map_err(engine)?;
             transaction.open_table(STATE).map_err(engine)?;
             transaction.commit().map_err(engine)?;
         }
-        let bounds = Mutex::new(bounds.unwrap_or_default());
-        Ok(LogStore { database, bounds, witness: Mutex::default(), syncs, commits: AtomicU64::new(0) })
+        head.witness = witness.map(|path| Witness::open(path, word, head.commit, &syncs)).transpose()?;
+        Ok(LogStore { database, head: Mutex::new(head), syncs, commits: AtomicU64::new(0) })
     }
 
-    /// Holds the log against what is written beside it, see [`witness`], and goes on writing there.
-    pub(crate) fn with_witness(self, path: &Path) -> Result<LogStore> {
-        let mut witness = Witness::open(path)?;
-        let end = end_of(&self.bounds.lock());
-        if end < witness.end() {
-            return Err(Error::corrupt(format!(
-                "it ends before index {end}, and once ended before index {}: its last commit is gone",
-                witness.end()
-            )));
-        }
-        witness.after(end)?;
-        *self.witness.lock() = Some(witness);
-        Ok(self)
+    /// Whether the file beside a log tells of one that held something.
+    pub(crate) fn is_witnessed(witness: &Path) -> Result<bool> {
+        witness::read(witness).map(Word::knows_of_a_log)
     }
 
     /// Applies all operations in order, atomically and durably: one commit, one fsync. Nothing is changed on error;
@@ -190,7 +204,7 @@ impl LogStore {
         if ops.is_empty() {
             return Ok(());
         }
-        let mut cached = self.bounds.lock();
+        let mut head = self.head.lock();
         let mut transaction = self.database.begin_write().map_err(engine)?;
         let only_votes = ops.iter().all(|op| matches!(op, LogOp::Vote(_)));
         let careless = only_votes && planted::is(Bug::VoteWithoutFsync);
@@ -200,22 +214,19 @@ impl LogStore {
             let mut writing = Writing {
                 entries: transaction.open_table(ENTRIES).map_err(engine)?,
                 state: transaction.open_table(STATE).map_err(engine)?,
-                bounds: cached.clone(),
+                bounds: head.bounds.clone(),
             };
             for op in ops {
                 writing.apply(op)?;
             }
+            writing.put(COMMIT, &(head.commit + 1))?;
             writing.bounds
         };
-        let end = end_of(&bounds);
-        let mut witness = self.witness.lock();
-        if let Some(witness) = witness.as_mut() {
-            witness.before(end)?;
-        }
         transaction.commit().map_err(engine)?;
-        *cached = bounds;
-        if let Some(witness) = witness.as_mut() {
-            witness.after(end)?;
+        head.bounds = bounds;
+        head.commit += 1;
+        if let Some(witness) = &head.witness {
+            witness.note(head.commit)?;
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -244,7 +255,7 @@ impl LogStore {
 
     /// What the log holds.
     pub fn bounds(&self) -> Result<LogBounds> {
-        Ok(self.bounds.lock().clone())
+        Ok(self.head.lock().bounds.clone())
     }
 
     /// The vote, as last written.
@@ -267,10 +278,9 @@ impl LogStore {
         self.commits.load(Ordering::Relaxed)
     }
 
-    fn state<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+    fn state<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let transaction = self.database.begin_read().map_err(engine)?;
-        let table = transaction.open_table(STATE).map_err(engine)?;
-        table.get(name).map_err(storage_error)?.map(|stored| codec::unframe(STATE_VERSION, stored.value())).transpose()
+        state_of(&transaction.open_table(STATE).map_err(engine)?, name)
     }
 }
 
@@ -394,7 +404,7 @@ fn database(backend: impl StorageBackend) -> Result<Database> {
 /// check. After a crash that is right: the last one was never acknowledged. In a log that was closed it would forget
 /// what was promised. And pages it does not check it trusts, to the point of panics. So the look makes it repair, and
 /// in a log that was closed it takes the way back away.
-fn look(backend: impl StorageBackend) -> Result<Option<LogBounds>> {
+fn look(backend: impl StorageBackend) -> Result<Option<Head>> {
     let overlay = Overlay::new(backend).map_err(Error::io("log file"))?;
     if overlay.len().map_err(Error::io("log file"))? == 0 {
         return Ok(None);
@@ -408,14 +418,11 @@ fn look(backend: impl StorageBackend) -> Result<Option<LogBounds>> {
 }
 
 /// Reads every entry once: checksums, no gaps, and the sum of bytes.
-fn read_all(database: &Database) -> Result<LogBounds> {
+fn read_all(database: &Database) -> Result<Head> {
     let transaction = database.begin_read().map_err(engine)?;
     let state = transaction.open_table(STATE).map_err(engine)?;
-    let purged: Option<PurgeMark> = state
-        .get("purge")
-        .map_err(storage_error)?
-        .map(|stored| codec::unframe(STATE_VERSION, stored.value()))
-        .transpose()?;
+    let purged: Option<PurgeMark> = state_of(&state, "purge")?;
+    let commit = state_of(&state, COMMIT)?.unwrap_or_default();
     let table = transaction.open_table(ENTRIES).map_err(engine)?;
     let mut bounds = LogBounds { purged, ..LogBounds::default() };
     let mut expected = bounds.purged.as_ref().map(|purged| purged.index + 1);
@@ -436,7 +443,15 @@ fn read_all(database: &Database) -> Result<LogBounds> {
         expected = Some(index + 1);
     }
     bounds.last_entry = last_entry.map(|stored| Bytes::copy_from_slice(&stored.value()[4..]));
-    Ok(bounds)
+    Ok(Head { bounds, commit, witness: None })
+}
+
+fn state_of<T: DeserializeOwned>(
+    state: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Option<T>> {
+    let stored = state.get(name).map_err(storage_error)?;
+    stored.map(|stored| codec::unframe(STATE_VERSION, stored.value())).transpose()
 }
 
 fn entry_sum(index: u64, entry: &[u8]) -> u32 {

@@ -171,7 +171,7 @@ impl Disk for MemDisk {
         };
         let syncs = Arc::new(AtomicU64::new(0));
         let backend = || Ok(MemBackend { file: file.clone(), epoch, syncs: syncs.clone(), faults: faults.clone() });
-        LogStore::open(backend, syncs.clone()).map_err(|error| {
+        LogStore::open(backend, syncs.clone(), None).map_err(|error| {
             file.state.lock().open = false;
             match error {
                 Error::Corrupt(what) => {

@@ -64,6 +64,10 @@ fn a_group_commit_is_one_fsync() {
         assert_eq!(log.commits(), 21);
         log.write(Vec::new()).unwrap();
         assert_eq!(log.commits(), 21);
+        // Nor does what the log is held against cost one, not even where the log is cut.
+        log.write(vec![LogOp::TruncateFrom(510)]).unwrap();
+        log.write(vec![LogOp::Vote(vec![2])]).unwrap();
+        assert_eq!((log.fsyncs() - before, log.commits()), (23, 23));
     });
 }
 
@@ -255,6 +259,120 @@ fn a_log_whose_last_commit_is_gone_is_a_lost_log() {
     assert_eq!(indexes(&open().unwrap()), [1, 2]);
     std::fs::remove_file(dir.path().join("log.end")).unwrap();
     assert_eq!(indexes(&open().unwrap()), [1, 2]);
+}
+
+/// A directory with a log's two files.
+fn dir_with(log: &[u8], witness: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("log.redb"), log).unwrap();
+    fs::write(dir.path().join("log.end"), witness).unwrap();
+    dir
+}
+
+fn files_in(dir: &std::path::Path) -> (Vec<u8>, Vec<u8>) {
+    (fs::read(dir.join("log.redb")).unwrap(), fs::read(dir.join("log.end")).unwrap())
+}
+
+fn open_in(dir: &std::path::Path) -> Result<LogStore, Error> {
+    FileDisk::new(dir, RowOptions::default()).unwrap().open_log()
+}
+
+#[test]
+fn a_lost_commit_is_missed_whatever_it_held() {
+    let other = LogOp::Append { first: 5, entries: vec![Bytes::from("another")] };
+    for ops in [
+        vec![LogOp::Vote(vec![9])],
+        vec![LogOp::TruncateFrom(5), other],
+        vec![LogOp::TruncateFrom(4)],
+        vec![LogOp::RowsSynced { generation: 6, index: 8 }],
+        vec![LogOp::PurgeTo { index: 2, mark: vec![1] }],
+        vec![append(6, 1)],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open_in(dir.path()).unwrap();
+        log.write(vec![LogOp::Identity(identity()), LogOp::Vote(vec![1]), append(1, 5)]).unwrap();
+        drop(log);
+        let (before, old_witness) = files_in(dir.path());
+        let log = open_in(dir.path()).unwrap();
+        log.write(ops.clone()).unwrap();
+        drop(log);
+        let (after, witness) = files_in(dir.path());
+        // As if the engine had fallen back to the commit before. The look changes nothing: a second one says the same.
+        let lost = dir_with(&before, &witness);
+        for _ in 0..2 {
+            let error = open_in(lost.path()).unwrap_err();
+            let is_missed = matches!(&error, Error::LogLost(why) if why.contains("its last commit is gone"));
+            assert!(is_missed, "{ops:?}: {error}");
+            assert_eq!(files_in(lost.path()), (before.clone(), witness.clone()), "{ops:?}");
+        }
+        // A witness that was set back by a power cut accuses nobody, and catches up.
+        let behind = dir_with(&after, &old_witness);
+        drop(open_in(behind.path()).unwrap());
+        assert_eq!(files_in(behind.path()).1, witness, "{ops:?}");
+    }
+}
+
+#[test]
+fn a_torn_commit_is_forgotten_and_a_rotten_one_is_missed() {
+    const FLAGS: usize = 9;
+    const SLOTS: [usize; 2] = [64, 192];
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_in(dir.path()).unwrap();
+    log.write(vec![LogOp::Identity(identity()), LogOp::Vote(vec![1]), append(1, 5)]).unwrap();
+    // As a killed process leaves them.
+    let (_, first_witness) = files_in(dir.path());
+    log.write(vec![LogOp::Vote(vec![2])]).unwrap();
+    let (whole, second_witness) = files_in(dir.path());
+    assert_ne!(first_witness, second_witness);
+    let vote = |log: &[u8], witness: &[u8]| {
+        let dir = dir_with(log, witness);
+        open_in(dir.path()).map(|log| log.vote().unwrap().unwrap())
+    };
+    assert_eq!(vote(&whole, &second_witness).unwrap(), [2]);
+    // Killed between the commit and the word of it.
+    assert_eq!(vote(&whole, &first_witness).unwrap(), [2]);
+    let mut spoiled = whole.clone();
+    spoiled[SLOTS[usize::from(whole[FLAGS] & 1)] + 112] ^= 1;
+    // Torn: the write was not answered, and the witness has not heard of it.
+    assert_eq!(vote(&spoiled, &first_witness).unwrap(), [1]);
+    // Rotten: it was.
+    let error = vote(&spoiled, &second_witness).unwrap_err();
+    assert!(matches!(&error, Error::LogLost(why) if why.contains("its last commit is gone")), "{error}");
+}
+
+#[test]
+fn a_log_of_a_release_that_did_not_number_its_commits_is_opened() {
+    let end = |end: u64| {
+        let mut bytes = end.to_le_bytes().to_vec();
+        bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+        bytes
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_in(dir.path()).unwrap();
+    log.write(vec![LogOp::Identity(identity()), append(1, 5)]).unwrap();
+    drop(log);
+    let database = redb::Database::open(dir.path().join("log.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new("state");
+    assert!(transaction.open_table(table).unwrap().remove("commit").unwrap().is_some());
+    transaction.commit().unwrap();
+    drop(database);
+    let (old, _) = files_in(dir.path());
+    let lost = dir_with(&old, &end(7));
+    let error = open_in(lost.path()).unwrap_err();
+    assert!(matches!(&error, Error::LogLost(why) if why.contains("its last commit is gone")), "{error}");
+    // From here on commits are numbered, and the log may be cut.
+    let dir = dir_with(&old, &end(6));
+    let log = open_in(dir.path()).unwrap();
+    assert_eq!(indexes(&log), [1, 2, 3, 4, 5]);
+    drop(log);
+    let (_, unnumbered) = files_in(dir.path());
+    let log = open_in(dir.path()).unwrap();
+    log.write(vec![LogOp::TruncateFrom(3)]).unwrap();
+    drop(log);
+    let (_, numbered) = files_in(dir.path());
+    assert_ne!(unnumbered, numbered);
+    assert_eq!(indexes(&open_in(dir.path()).unwrap()), [1, 2]);
 }
 
 #[test]

@@ -145,7 +145,20 @@ fn rows_without_a_log_are_a_lost_log() {
     let error = refused(&disk, &expect(), NEW);
     assert!(matches!(error, Error::LogLost(_)), "{error}");
     let message = error.to_string();
-    assert!(message.contains("the log is missing") && message.contains("new id"), "{message}");
+    assert!(message.contains("log.redb is missing") && message.contains("new id"), "{message}");
+    assert!(message.contains("log.end says that it held something"), "{message}");
+    assert!(message.contains("1 row generations are there"), "{message}");
+    assert!(!dir.path().join("log.redb").exists(), "a second look must see the same");
+    // Of a log that was moved away, the witness alone is enough.
+    disk.remove_rows(1).unwrap();
+    let message = refused(&disk, &expect(), NEW).to_string();
+    assert!(message.contains("log.redb is missing, but log.end says"), "{message}");
+    assert!(message.contains("put the file back"), "{message}");
+    // And without it, the rows are.
+    drop(disk.create_rows(1).unwrap());
+    fs::remove_file(dir.path().join("log.end")).unwrap();
+    let message = refused(&disk, &expect(), NEW).to_string();
+    assert!(message.contains("log.redb is missing, but 1 row generations are there"), "{message}");
 }
 
 #[test]
