@@ -11,6 +11,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -157,7 +158,7 @@ pub async fn run(args: Args) -> Report {
         report.digests_compared += bench.digests.compared();
         drop(bench);
         if good {
-            let _ = std::fs::remove_dir_all(&root);
+            let _ = fs::remove_dir_all(&root);
         }
     }
     report.wall_s = began.elapsed().as_secs_f64();
@@ -196,7 +197,7 @@ struct Bench {
 
 impl Bench {
     async fn found(args: &Args, root: &Path) -> Result<Bench, String> {
-        let _ = std::fs::remove_dir_all(root);
+        let _ = fs::remove_dir_all(root);
         let lab = Arc::new(Lab::new(&args.program, root, 3, None)?);
         for node in lab.nodes() {
             lab.start(node)?;
@@ -523,7 +524,7 @@ impl Bench {
                 // Its log is whole and goes on; the rows are fetched anew.
                 self.lab.kill(node);
                 for dir in super::corrupt::generations(&self.lab.data_dir(node))? {
-                    std::fs::remove_dir_all(&dir).map_err(|error| error.to_string())?;
+                    fs::remove_dir_all(&dir).map_err(|error| error.to_string())?;
                 }
                 self.lab.start(node)?;
             }
@@ -624,11 +625,20 @@ impl Bench {
         settled(&self.lab, &nodes, SETTLE_TIMEOUT).await.map_err(|what| format!("{done:?}: {outcome:?}: {what}"))?;
         let kept = promises_kept(&self.lab, &self.shopper, &mut self.digests, &nodes).await;
         kept.map_err(|what| format!("{done:?}: {outcome:?}: {what}"))?;
-        // What is spoiled and was not read yet goes with the rows it is in, one node after the other.
+        // What is spoiled and was not read yet is made whole, or nobody has rows to give the others; then it goes with the
+        // rows it is in, one node after the other.
+        for node in &nodes {
+            self.lab.kill(*node);
+        }
+        for node in &nodes {
+            tables_back(&self.aside("kept", *node), &self.lab.data_dir(*node))?;
+            self.lab.start(*node)?;
+        }
+        settled(&self.lab, &nodes, SETTLE_TIMEOUT).await?;
         for node in &nodes {
             self.lab.kill(*node);
             for dir in super::corrupt::generations(&self.lab.data_dir(*node))? {
-                std::fs::remove_dir_all(&dir).map_err(|error| error.to_string())?;
+                fs::remove_dir_all(&dir).map_err(|error| error.to_string())?;
             }
             self.lab.start(*node)?;
             settled(&self.lab, &nodes, SETTLE_TIMEOUT).await?;
@@ -645,6 +655,38 @@ impl Bench {
         all_is_there(&self.lab, &self.shopper, &mut self.digests, &nodes).await?;
         verified(&self.lab, &nodes).await
     }
+}
+
+/// Puts the tables of rows that are still in use back as they were. A table is never changed once it is written, so an old
+/// copy of one that is still there is the table itself.
+fn tables_back(kept: &Path, data: &Path) -> Result<(), String> {
+    for generation in super::corrupt::generations(kept)? {
+        let name = generation.file_name().ok_or("a generation without a name")?;
+        if data.join(name).is_dir() {
+            copy_over(&generation, &data.join(name), false)?;
+            // A mark that says they are damaged is true no longer.
+            match fs::remove_file(data.join(name).join("damaged")) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.to_string()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies the files below directories named `tables` that are in both places.
+fn copy_over(from: &Path, to: &Path, inside: bool) -> Result<(), String> {
+    let told = |error: std::io::Error| format!("{}: {error}", from.display());
+    for entry in fs::read_dir(from).map_err(told)? {
+        let entry = entry.map_err(told)?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() && to.is_dir() {
+            copy_over(&from, &to, inside || entry.file_name() == "tables")?;
+        } else if inside && to.is_file() {
+            fs::copy(&from, &to).map_err(|error| format!("{}: {error}", to.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn end_of(status: &Value) -> End {
