@@ -3,9 +3,16 @@
 //! Only words and their forms are here; each command lives in a module of its own. Everything that prints can print
 //! JSON instead.
 
+mod bench;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+
+pub use self::bench::{
+    BenchCommand, Distribution, FlashArgs, Freshness, Goods, Load, MarketplaceArgs, MixedArgs, On, OrdersArgs, PayArgs,
+    ReadsArgs, What,
+};
 
 /// A replicated shop back end in one binary.
 #[derive(Debug, Parser)]
@@ -201,57 +208,6 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         access: Access,
     },
-}
-
-/// `agora bench …`.
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// Place orders as fast as the cluster answers
-    Orders(BenchArgs),
-}
-
-/// Which SKUs orders name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Distribution {
-    /// 90 % of orders hit one SKU of 1,000
-    Hot,
-    /// 10,000 SKUs, all alike
-    Uniform,
-}
-
-/// `agora bench orders`.
-#[derive(Clone, Debug, Args)]
-pub struct BenchArgs {
-    /// Connections, spread over the nodes; each waits for its answer before it orders again
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub connections: usize,
-    /// Time to measure, in seconds
-    #[arg(long, value_name = "S", default_value_t = 10)]
-    pub seconds: u64,
-    /// Time before measuring starts, in seconds [default: 2, or 0 with --orders]
-    #[arg(long, value_name = "S")]
-    pub warmup: Option<u64>,
-    /// Which SKUs orders name
-    #[arg(long, value_enum, default_value_t = Distribution::Hot)]
-    pub distribution: Distribution,
-    /// Orders per request; above 1 they go to orders/batch
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    pub batch: usize,
-    /// Most lines of an order; each has 1 to so many
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub lines: usize,
-    /// Stop after so many orders, warm-up included
-    #[arg(long, value_name = "N")]
-    pub orders: Option<u64>,
-    /// Units of each SKU at the start [default: a million, and a hundred million of the hot one]
-    #[arg(long, value_name = "N")]
-    pub stock: Option<u64>,
-    /// Bearer key of the shop, for a cluster that runs already [environment: AGORA_SHOP_KEY]
-    #[arg(long, value_name = "KEY")]
-    pub shop_key: Option<String>,
-    /// How to reach a cluster that runs already; without it three nodes are started and stopped.
-    #[command(flatten)]
-    pub access: Access,
 }
 
 #[cfg(test)]

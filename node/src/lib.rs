@@ -26,7 +26,7 @@ use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use cli::{BenchCommand, Cli, Command};
+use cli::{Cli, Command};
 use tokio::task::LocalSet;
 
 /// Exit code for a configuration that is not valid, `EX_CONFIG` of sysexits.
@@ -53,7 +53,7 @@ pub fn main_of(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cluster(command) => on_one_thread(admin::cluster(&command)),
         Command::Snapshot(command) => on_one_thread(admin::snapshot(&command)),
         Command::Verify(args) => verify::run(&args),
-        Command::Bench(BenchCommand::Orders(args)) => on_one_thread(bench::orders(&args)),
+        Command::Bench(command) => on_one_thread(bench::run(&command)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

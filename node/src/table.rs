@@ -2,20 +2,20 @@
 
 /// A column.
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
+pub struct Column<'a> {
     /// Its title.
-    pub title: &'static str,
+    pub title: &'a str,
     /// Figures stand to the right.
     pub right: bool,
 }
 
 /// A column of words.
-pub const fn words(title: &'static str) -> Column {
+pub const fn words(title: &str) -> Column<'_> {
     Column { title, right: false }
 }
 
 /// A column of figures.
-pub const fn figures(title: &'static str) -> Column {
+pub const fn figures(title: &str) -> Column<'_> {
     Column { title, right: true }
 }
 
@@ -23,7 +23,7 @@ pub const fn figures(title: &'static str) -> Column {
 ///
 /// # Panics
 /// If a row has not as many cells as there are columns.
-pub fn render(columns: &[Column], rows: &[Vec<String>]) -> String {
+pub fn render(columns: &[Column<'_>], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = columns.iter().map(|column| column.title.chars().count()).collect();
     for row in rows {
         assert_eq!(row.len(), columns.len(), "a row has {} cells for {} columns", row.len(), columns.len());

@@ -22,17 +22,42 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-/// The sum of all samples of a metric in Prometheus' text form, labels or none. `None` if there is no sample.
-pub fn metric(text: &str, name: &str) -> Option<f64> {
-    let samples = text.lines().filter_map(|line| {
+/// Bytes a process has made the kernel write to disks so far. `None` if nobody may know.
+pub fn disk_bytes(pid: u32) -> Option<u64> {
+    field(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?, "write_bytes:")
+}
+
+/// Memory a process holds now, in bytes.
+pub fn memory_bytes(pid: u32) -> Option<u64> {
+    field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:").map(|kibibytes| kibibytes * 1_024)
+}
+
+/// The number behind a name at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// All samples of a metric in Prometheus' text form: labels as they stand between the braces, and the value.
+pub fn samples<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+    text.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?;
-        let rest = match rest.strip_prefix('{') {
-            Some(labelled) => labelled.rsplit_once('}')?.1,
-            None => rest,
+        let (labels, rest) = match rest.strip_prefix('{') {
+            Some(labelled) => labelled.rsplit_once('}')?,
+            None => ("", rest),
         };
-        rest.strip_prefix(' ')?.split_whitespace().next()?.parse::<f64>().ok()
-    });
-    samples.reduce(|sum, sample| sum + sample)
+        let value = rest.strip_prefix(' ')?.split_whitespace().next()?.parse::<f64>().ok()?;
+        Some((labels, value))
+    })
+}
+
+/// The sum of all samples of a metric. `None` if there is no sample.
+pub fn metric(text: &str, name: &str) -> Option<f64> {
+    samples(text, name).map(|(_, value)| value).reduce(|sum, sample| sum + sample)
+}
+
+/// The value of one label among those of a sample.
+pub fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    labels.split(',').find_map(|pair| pair.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"'))
 }
 
 #[cfg(test)]
@@ -45,6 +70,24 @@ mod tests {
         assert_eq!(cpu_ticks(stat), Some(168));
         assert_eq!(cpu_ticks("nonsense"), None);
         assert!(cpu_us(std::process::id()).is_some());
+    }
+
+    #[test]
+    fn numbers_are_found_behind_their_names() {
+        assert_eq!(field("rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n", "write_bytes:"), Some(4_096));
+        assert_eq!(field("VmRSS:\t    1234 kB\n", "VmRSS:"), Some(1_234));
+        assert_eq!(field("", "VmRSS:"), None);
+        assert!(memory_bytes(std::process::id()).is_some_and(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn labels_are_found_by_name() {
+        let labels = "method=\"GET\",route=\"/skus/{id}\",le=\"0.5\"";
+        assert_eq!(
+            (label(labels, "method"), label(labels, "le"), label(labels, "x")),
+            (Some("GET"), Some("0.5"), None)
+        );
+        assert_eq!(samples("a_bucket{le=\"1\"} 3\n", "a_bucket").next(), Some(("le=\"1\"", 3.0)));
     }
 
     #[test]

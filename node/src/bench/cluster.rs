@@ -30,6 +30,10 @@ const SETUP_CONNECTIONS_MAX: usize = 64;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Units one line of a receipt may hold.
 const RECEIPT_UNITS_MAX: u64 = 1_000_000;
+/// Orders of the setup in one request.
+const ORDERS_PER_BATCH: usize = 50;
+/// What a customer has to spend, in minor units: more than a long run costs.
+const WALLET_MINOR: i64 = 1_000_000_000_000;
 /// Lines one receipt may hold.
 const RECEIPT_LINES_MAX: usize = 100;
 
@@ -71,7 +75,7 @@ impl OwnCluster {
         self.places.iter().map(|place| place.http.clone()).collect()
     }
 
-    /// Process ids of the nodes.
+    /// Process ids of the nodes, in the order of their addresses.
     pub fn pids(&self) -> Vec<u32> {
         self.fleet.pids().into_iter().map(|(_, pid)| pid).collect()
     }
@@ -108,11 +112,14 @@ fn free_ports(count: u16) -> anyhow::Result<u16> {
 }
 
 /// Goods and customers.
+#[derive(Default)]
 pub struct Goods {
-    /// SKU ids.
+    /// SKU ids; the first one is the hot one.
     pub skus: Vec<String>,
     /// Account ids.
     pub accounts: Vec<String>,
+    /// Numbers of orders that were placed beforehand.
+    pub orders: Vec<String>,
 }
 
 /// What to make.
@@ -125,6 +132,10 @@ pub struct Wish {
     pub units_hot: u64,
     /// How many accounts.
     pub accounts: usize,
+    /// Whether they have money.
+    pub wallets: bool,
+    /// How many orders are placed, so that there is something to read.
+    pub orders: usize,
     /// Beginning of codes and keys, new for every run.
     pub run: String,
 }
@@ -136,16 +147,48 @@ pub async fn set_up(endpoints: &[Address], shop_key: &str, wish: &Wish) -> anyho
         let price = json!({"amount": 1_000 + number % 1_000, "currency": "CNY"});
         let body =
             json!({"sku_code": format!("{run}-{number:05}"), "name": format!("Benchmark {number}"), "price": price});
-        Task { path: "/api/v2/skus", key: format!("{run}-sku-{number}"), body }
+        Task { path: "/api/v2/skus".to_owned(), key: format!("{run}-sku-{number}"), body }
     });
     let skus = ids(run_all(endpoints, shop_key, skus.collect()).await?)?;
     let accounts = (0..wish.accounts).map(|number| {
         let body = json!({"name": format!("Customer {number}"), "kind": "customer"});
-        Task { path: "/api/v2/accounts", key: format!("{run}-account-{number}"), body }
+        Task { path: "/api/v2/accounts".to_owned(), key: format!("{run}-account-{number}"), body }
     });
     let accounts = ids(run_all(endpoints, shop_key, accounts.collect()).await?)?;
     run_all(endpoints, shop_key, receipts(&skus, wish)).await?;
-    Ok(Goods { skus, accounts })
+    if wish.wallets {
+        let fund = |(number, account): (usize, &String)| Task {
+            path: format!("/api/v2/wallets/{account}/adjust"),
+            key: format!("{run}-wallet-{number}"),
+            body: json!({"amount": {"amount": WALLET_MINOR, "currency": "CNY"}, "reason": "benchmark"}),
+        };
+        run_all(endpoints, shop_key, accounts.iter().enumerate().map(fund).collect()).await?;
+    }
+    let batches = orders(&skus, &accounts, wish);
+    let mut numbers = Vec::with_capacity(wish.orders);
+    for answer in run_all(endpoints, shop_key, batches).await? {
+        let results = answer.body["results"].as_array().context("an answer without results")?;
+        numbers.extend(results.iter().filter_map(|result| result["order"]["order_no"].as_str()).map(str::to_owned));
+    }
+    ensure!(numbers.len() == wish.orders, "setup: {} of {} orders were placed", numbers.len(), wish.orders);
+    Ok(Goods { skus, accounts, orders: numbers })
+}
+
+/// Orders of one unit each, spread over all SKUs and customers, many per request.
+fn orders(skus: &[String], accounts: &[String], wish: &Wish) -> Vec<Task> {
+    let order = |number: usize| {
+        let item = json!({"sku_id": skus[number % skus.len()], "quantity": 1});
+        json!({"user_id": accounts[number % accounts.len()], "items": [item]})
+    };
+    let batch = |first: usize| {
+        let last = (first + ORDERS_PER_BATCH).min(wish.orders);
+        Task {
+            path: "/api/v2/orders/batch".to_owned(),
+            key: format!("{}-placed-{first}", wish.run),
+            body: json!({"orders": (first..last).map(order).collect::<Vec<_>>()}),
+        }
+    };
+    (0..wish.orders).step_by(ORDERS_PER_BATCH).map(batch).collect()
 }
 
 /// Receipts that bring every SKU to its units.
@@ -166,7 +209,7 @@ fn receipts(skus: &[String], wish: &Wish) -> Vec<Task> {
             }
             let key = format!("{}-receipt-{}", wish.run, tasks.len());
             tasks.push(Task {
-                path: "/api/v2/stock/receive",
+                path: "/api/v2/stock/receive".to_owned(),
                 key,
                 body: json!({"lines": lines, "reason": "benchmark"}),
             });
@@ -181,7 +224,7 @@ fn ids(answers: Vec<Answer>) -> anyhow::Result<Vec<String>> {
 
 /// One write of the setup.
 struct Task {
-    path: &'static str,
+    path: String,
     key: String,
     body: serde_json::Value,
 }
@@ -204,7 +247,7 @@ async fn run_all(endpoints: &[Address], shop_key: &str, tasks: Vec<Task>) -> any
             while failed.borrow().is_none() {
                 let at = next.replace(next.get() + 1);
                 let Some(task) = tasks.get(at) else { return };
-                match client.post(task.path, &task.key, &task.body).await {
+                match client.post(&task.path, &task.key, &task.body).await {
                     Ok(answer) => answers.borrow_mut()[at] = Some(answer),
                     Err(error) => *failed.borrow_mut() = Some(error.context(format!("setup: POST {}", task.path))),
                 }
@@ -224,10 +267,25 @@ async fn run_all(endpoints: &[Address], shop_key: &str, tasks: Vec<Task>) -> any
 mod tests {
     use super::*;
 
+    fn wish() -> Wish {
+        Wish { skus: 1, units: 1, units_hot: 1, accounts: 1, wallets: false, orders: 0, run: "r".to_owned() }
+    }
+
+    #[test]
+    fn orders_of_the_setup_are_as_many_as_wished() {
+        let names = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+        for count in [0, 1, 50, 51, 120] {
+            let tasks = orders(&names(7), &names(3), &Wish { orders: count, ..wish() });
+            let placed: Vec<usize> = tasks.iter().map(|task| task.body["orders"].as_array().unwrap().len()).collect();
+            assert_eq!(placed.iter().sum::<usize>(), count);
+            assert!(placed.iter().all(|orders| (1..=ORDERS_PER_BATCH).contains(orders)));
+        }
+    }
+
     #[test]
     fn receipts_bring_every_sku_to_its_units_within_the_bounds() {
         let skus: Vec<String> = (0..250).map(|number| format!("s{number}")).collect();
-        let wish = Wish { skus: 250, units: 1_500_000, units_hot: 3_000_000, accounts: 0, run: "r".to_owned() };
+        let wish = Wish { skus: 250, units: 1_500_000, units_hot: 3_000_000, ..wish() };
         let mut sums = std::collections::BTreeMap::<String, u64>::new();
         for task in receipts(&skus, &wish) {
             let lines = task.body["lines"].as_array().unwrap();

@@ -15,11 +15,13 @@ const BUCKETS: usize = bucket(VALUE_US_MAX) + 1;
 pub struct Histogram {
     counts: Vec<u64>,
     total: u64,
+    sum_us: u128,
+    max_us: u64,
 }
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram { counts: vec![0; BUCKETS], total: 0 }
+        Histogram { counts: vec![0; BUCKETS], total: 0, sum_us: 0, max_us: 0 }
     }
 }
 
@@ -45,14 +47,32 @@ fn upper_us(bucket: usize) -> u64 {
 impl Histogram {
     /// Counts one duration.
     pub fn record(&mut self, value_us: u64) {
-        self.counts[bucket(value_us.min(VALUE_US_MAX))] += 1;
+        let value_us = value_us.min(VALUE_US_MAX);
+        self.counts[bucket(value_us)] += 1;
         self.total += 1;
+        self.sum_us += u128::from(value_us);
+        self.max_us = self.max_us.max(value_us);
     }
 
     /// How many durations were counted.
-    #[cfg(test)]
     pub fn count(&self) -> u64 {
         self.total
+    }
+
+    /// Their mean in microseconds.
+    pub fn mean_us(&self) -> Option<f64> {
+        (self.total > 0).then(|| self.sum_us as f64 / self.total as f64)
+    }
+
+    /// The longest, exactly.
+    pub fn max_us(&self) -> Option<u64> {
+        (self.total > 0).then_some(self.max_us)
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.counts.fill(0);
+        (self.total, self.sum_us, self.max_us) = (0, 0, 0);
     }
 
     /// The duration in microseconds that a share of all does not exceed, `0 < share ≤ 1`. `None` if nothing was counted.
@@ -66,7 +86,7 @@ impl Histogram {
         for (bucket, count) in self.counts.iter().enumerate() {
             seen += count;
             if seen >= rank {
-                return Some(upper_us(bucket));
+                return Some(upper_us(bucket).min(self.max_us));
             }
         }
         unreachable!("the counts of all buckets sum up to the total")
@@ -107,5 +127,18 @@ mod tests {
         histogram.record(u64::MAX);
         assert_eq!(histogram.quantile_us(1.0), Some(VALUE_US_MAX));
         assert_eq!(histogram.count(), 101);
+    }
+
+    #[test]
+    fn mean_and_longest_are_exact() {
+        let mut histogram = Histogram::default();
+        assert_eq!((histogram.mean_us(), histogram.max_us()), (None, None));
+        for value in [1_000_003, 7, 1_000_001] {
+            histogram.record(value);
+        }
+        assert_eq!((histogram.mean_us(), histogram.max_us()), (Some(2_000_011.0 / 3.0), Some(1_000_003)));
+        assert_eq!(histogram.quantile_us(1.0), Some(1_000_003), "no quantile is above the longest");
+        histogram.clear();
+        assert_eq!((histogram.count(), histogram.max_us(), histogram.quantile_us(0.5)), (0, None, None));
     }
 }
