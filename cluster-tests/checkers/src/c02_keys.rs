@@ -115,6 +115,13 @@ pub fn statuses(order: &Order) -> BTreeSet<Status> {
     order.steps.iter().filter_map(|(status, _)| Status::of(status)).chain(Status::of(&order.status)).collect()
 }
 
+/// What the feed proposes stands first: it is what a search or a witness tries first, and only that.
+fn first(ways: &mut [Delta], is_proposed: impl Fn(&Delta) -> bool) {
+    if let Some(at) = ways.iter().position(is_proposed) {
+        ways[..=at].rotate_right(1);
+    }
+}
+
 /// The order's lines as they are in an answer.
 pub fn lines(order: &Order) -> Vec<(String, i64)> {
     order.lines.iter().map(|line| (line.sku.clone(), i64::from(line.quantity))).collect()
@@ -368,23 +375,27 @@ impl<'a> Maker<'a> {
             Status::Shipped => (Some((-1, -1)), Vec::new()),
             Status::Created | Status::Completed => (None, Vec::new()),
         };
-        self.of_order(span, &order.account, &lines(order), per_unit, ways);
+        self.of_order(span, (id, &order.account), &lines(order), per_unit, ways);
     }
 
     /// What a step of an order does to stock and money.
     fn of_order(
         &mut self,
         span: &Span,
-        account: &str,
+        (order, account): (&str, &str),
         lines: &[(String, i64)],
         per_unit: Option<(i64, i64)>,
-        ways: Vec<Delta>,
+        mut ways: Vec<Delta>,
     ) {
         if let Some((all, promised)) = per_unit {
             for (sku, quantity) in lines {
                 let delta = Delta { all: all * quantity, promised: promised * quantity, changes: 1 };
                 self.stock(sku, span, PoolOp::Add(vec![delta]));
             }
+        }
+        if let (Some(place), 2..) = (span.place, ways.len()) {
+            let told = self.told_money(place, order);
+            first(&mut ways, |way| (way.all, way.promised) == told);
         }
         if !ways.is_empty() {
             self.wallet(account, span, PoolOp::Add(ways));
@@ -464,14 +475,18 @@ impl<'a> Maker<'a> {
                 let change = TermsOp::Change { expected: *expected_version, price, sellable, shown: None };
                 self.terms(sku, span, change);
             }
-            Op::Place(basket) => self.maybe_placed(operation, span, basket),
+            Op::Place(basket) => {
+                let told = self.told_placed(&operation.attempts[0].trace).into_iter().find(|told| told.is_of(basket));
+                self.maybe_placed(operation, span, basket, told.as_ref());
+            }
             Op::PlaceBatch(baskets) => {
                 // Which of them, the feed proposes.
                 let mut told = self.told_placed(&operation.attempts[0].trace).into_iter().peekable();
                 for basket in baskets {
                     let same = |next: &Told| next.is_of(basket);
-                    let place = told.next_if(same).and(span.place);
-                    self.maybe_placed(operation, &Span { place, ..*span }, basket);
+                    let told = told.next_if(same);
+                    let place = told.as_ref().and(span.place);
+                    self.maybe_placed(operation, &Span { place, ..*span }, basket, told.as_ref());
                 }
             }
             request => {
@@ -491,12 +506,12 @@ impl<'a> Maker<'a> {
                     (Status::Shipped, _) => (Some((-1, -1)), Vec::new()),
                     (Status::Created | Status::Completed, _) => (None, Vec::new()),
                 };
-                self.of_order(span, &known.account, &known.lines, per_unit, ways);
+                self.of_order(span, (order, &known.account), &known.lines, per_unit, ways);
             }
         }
     }
 
-    fn maybe_placed(&mut self, operation: &Operation<'_>, span: &Span, basket: &Basket) {
+    fn maybe_placed(&mut self, operation: &Operation<'_>, span: &Span, basket: &Basket, told: Option<&Told>) {
         for (sku, promised) in sum(&basket.items) {
             self.stock(sku, span, PoolOp::Add(vec![Delta { all: 0, promised, changes: 1 }]));
             if self.feed.is_empty() {
@@ -511,7 +526,9 @@ impl<'a> Maker<'a> {
             Some(totals) if totals.is_empty() => {}
             Some(totals) => {
                 let held = |promised| Delta { all: 0, promised, changes: 1 };
-                self.wallet(&basket.account, span, PoolOp::Add(totals.iter().copied().map(held).collect()));
+                let mut ways: Vec<Delta> = totals.iter().copied().map(held).collect();
+                first(&mut ways, |way| told.is_some_and(|told| told.total == way.promised));
+                self.wallet(&basket.account, span, PoolOp::Add(ways));
                 if self.feed.is_empty() {
                     let released = totals.into_iter().map(|total| held(-total)).collect();
                     self.wallet(&basket.account, span, PoolOp::Add(released));
@@ -550,7 +567,7 @@ impl<'a> Maker<'a> {
                     Delta { all: 0, promised: -known.total, changes: 1 },
                 ],
             };
-            self.of_order(&span, &known.account, &known.lines, Some((0, -1)), ways);
+            self.of_order(&span, (&id, &known.account), &known.lines, Some((0, -1)), ways);
         }
         let traces: BTreeSet<&str> =
             ops.iter().flat_map(|operation| &operation.attempts).map(|call| call.trace.as_str()).collect();

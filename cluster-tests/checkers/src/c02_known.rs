@@ -231,6 +231,17 @@ impl Maker<'_> {
             .collect()
     }
 
+    /// What the feed tells that an order's step did to its buyer's money, as (balance, held).
+    pub fn told_money(&self, place: Place, order: &str) -> (i64, i64) {
+        let from = self.feed.partition_point(|event| event.index < place.0);
+        let events = self.feed[from..].iter().take_while(|event| event.index == place.0);
+        let moves = events.filter_map(|event| match fact(event) {
+            Some(Fact::Wallet { how, amount, order: of, .. }) if of == order => Some(how.moves(amount)),
+            _ => None,
+        });
+        moves.fold((0, 0), |(all, promised), (more, held)| (all + more, promised + held))
+    }
+
     /// What an unanswered basket may have cost: by the prices there were, or, where these are too many, by the feed.
     pub fn totals(&self, operation: &Operation<'_>, basket: &Basket) -> Option<BTreeSet<i64>> {
         let mut totals = BTreeSet::from([0]);

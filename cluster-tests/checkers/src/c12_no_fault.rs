@@ -1,17 +1,18 @@
 //! C12: nothing goes wrong inside the nodes, and nobody is sent away for nothing.
 //!
 //! - A node never answers that it met a fault of its own (`INTERNAL`): that is what a decision is answered with that apply
-//!   had to refuse. A node whose disk fails, is spoiled or loses its power may say so.
+//!   had to refuse. A node whose disk fails, is spoiled or loses its power may say so, and only that one; if it led, the
+//!   others pass on what it answers to writes.
 //! - In a run in which nothing is broken and no operator acts, every write is in the end answered with yes or no.
 
 use std::collections::BTreeMap;
 
-use agora_history::{Call, Fault, Op, Reply, RunData};
+use agora_history::{Call, Fault, NodeId, Op, Reply, Role, RunData, Target};
 
 use crate::{Checked, report::Report};
 
 /// Attacks on disks.
-const ON_DISKS: [&str; 6] = ["N6", "N7", "N8", "N10", "N16", "N18"];
+const ON_DISKS: [&str; 5] = ["N6", "N7", "N8", "N10", "N16"];
 /// What a node's disk leads to may be answered so much later, in microseconds.
 const LATER_US: u64 = 5_000_000;
 
@@ -26,7 +27,7 @@ pub fn check(data: &RunData) -> Checked {
             Reply::Unknown { status: Some(status), why } => (*status, why.as_str()),
             _ => continue,
         };
-        let of_disk = || data.faults.iter().any(|fault| hits(fault, call));
+        let of_disk = || data.faults.iter().any(|fault| explains(fault, call, &data.faults));
         if (status == 500 || code.contains("INTERNAL")) && !of_disk() {
             let what = format!("{} was answered {status} {code} by node {}", brief(&call.request), call.node);
             report.find(what, &[call.op], call.index);
@@ -56,9 +57,25 @@ fn all_answered(report: &mut Report, calls: &[Call]) {
     }
 }
 
-fn hits(fault: &Fault, call: &Call) -> bool {
-    let ends = fault.until.unwrap_or(u64::MAX).saturating_add(LATER_US);
-    ON_DISKS.iter().any(|name| fault.nemesis == *name) && fault.from <= call.returned && call.invoked <= ends
+/// Whether a disk that was hurt explains that this node met a fault of its own.
+fn explains(fault: &Fault, call: &Call, faults: &[Fault]) -> bool {
+    let is_meanwhile = |fault: &Fault| {
+        let ends = fault.until.unwrap_or(u64::MAX).saturating_add(LATER_US);
+        fault.from <= call.returned && call.invoked <= ends
+    };
+    let led = |node: NodeId| {
+        let is_it = |target: &Target| target.node == node && target.role == Role::Leader;
+        faults.iter().any(|fault| is_meanwhile(fault) && fault.targets.iter().any(is_it))
+    };
+    let has_hurt = |target: &Target| target.node == call.node || (call.request.is_write() && led(target.node));
+    is_on_disk(fault) && is_meanwhile(fault) && fault.targets.iter().any(has_hurt)
+}
+
+/// An attack on a disk, or several at once with one among them.
+fn is_on_disk(fault: &Fault) -> bool {
+    let among =
+        |kind: &str| kind.split(" + ").any(|one| one.split(' ').next().is_some_and(|name| ON_DISKS.contains(&name)));
+    ON_DISKS.contains(&fault.nemesis.as_str()) || (fault.nemesis == "N18" && among(&fault.kind))
 }
 
 fn brief(op: &Op) -> String {
@@ -95,7 +112,8 @@ mod tests {
     fn fault(nemesis: &str) -> Fault {
         let (kind, detail) = (String::new(), String::new());
         let until = Some(1_050_000);
-        Fault { nemesis: nemesis.to_owned(), kind, from: 0, until, targets: Vec::new(), in_flight: 0, detail }
+        let targets = vec![Target { node: 1, role: Role::Follower }];
+        Fault { nemesis: nemesis.to_owned(), kind, from: 0, until, targets, in_flight: 0, detail }
     }
 
     fn not_done(status: u16, code: &str) -> Reply {
@@ -113,6 +131,24 @@ mod tests {
         finds(vec![call(1, not_done(500, "INTERNAL")), call(1, not_done(422, "X"))], Vec::new(), 1);
         finds(vec![call(1, not_done(500, "INTERNAL"))], vec![fault("N8")], 0);
         finds(vec![call(1, not_done(500, "INTERNAL"))], vec![fault("N1")], 1);
+    }
+
+    /// The call was answered by node 1.
+    fn of(nemesis: &str, kind: &str, node: NodeId, role: Role) -> Vec<Fault> {
+        vec![Fault { kind: kind.to_owned(), targets: vec![Target { node, role }], ..fault(nemesis) }]
+    }
+
+    #[test]
+    fn a_hurt_disk_excuses_its_own_node_and_what_others_pass_on_of_it() {
+        let write = || vec![call(1, not_done(500, "INTERNAL"))];
+        let read = || vec![Call { request: Op::ReadLedger, ..call(1, not_done(500, "INTERNAL")) }];
+        finds(write(), of("N8", "", 1, Role::Follower), 0);
+        finds(write(), of("N8", "", 2, Role::Follower), 1);
+        finds(write(), of("N8", "", 2, Role::Leader), 0);
+        finds(read(), of("N8", "", 1, Role::Follower), 0);
+        finds(read(), of("N8", "", 2, Role::Leader), 1);
+        finds(write(), of("N18", "N1 leader isolated + N8 disk full", 1, Role::Leader), 0);
+        finds(write(), of("N18", "N1 leader isolated + N4 paused", 1, Role::Leader), 1);
     }
 
     #[test]

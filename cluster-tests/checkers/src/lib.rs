@@ -64,6 +64,14 @@ pub struct Checked {
     pub figures: BTreeMap<String, f64>,
 }
 
+impl Checked {
+    /// What nobody can say that it was right, if there is any: a verdict that is missing is not a good one.
+    pub fn unsure(&self) -> Option<String> {
+        (self.undecided > 0)
+            .then(|| format!("{} of {} could not be decided within its bounds", self.undecided, self.checked))
+    }
+}
+
 /// Findings one checker lists.
 pub const FINDINGS_MAX: usize = 20;
 

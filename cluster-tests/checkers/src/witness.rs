@@ -8,12 +8,15 @@
 //! first; so none stands in the way of one that was answered before it was asked. Then the whole is played once more,
 //! from the beginning.
 
+use std::collections::HashSet;
+
 use agora_history::Micros;
 
 use crate::wgl::{Entry, Nature, Spec};
 
-/// States that are kept side by side where a write may have done one of several things.
-const STATES_MAX: usize = 4_096;
+/// States that are kept side by side where a write may have done one of several things. Of more, the first ones are
+/// kept: a write's ways stand in the order in which they are proposed.
+const STATES_MAX: usize = 1_024;
 
 /// Whether the writes, in the order of their places, explain all answers together with what changes nothing.
 pub fn explains<S: Spec>(spec: &S, initial: &S::State, history: &[Entry<S::Op>]) -> bool {
@@ -25,16 +28,16 @@ fn end<Op>(entry: &Entry<Op>) -> Micros {
 }
 
 fn step_all<S: Spec>(spec: &S, states: &[S::State], op: &S::Op) -> Vec<S::State> {
-    let (mut all, mut next) = (Vec::new(), Vec::new());
+    let (mut all, mut known, mut next) = (Vec::new(), HashSet::new(), Vec::new());
     for state in states {
         spec.step(state, op, &mut next);
         for state in next.drain(..) {
-            if !all.contains(&state) {
+            if known.insert(state.clone()) {
                 all.push(state);
             }
         }
-        if all.len() > STATES_MAX {
-            return Vec::new();
+        if all.len() >= STATES_MAX {
+            break;
         }
     }
     all

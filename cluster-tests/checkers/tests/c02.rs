@@ -74,6 +74,44 @@ fn what_was_placed_of_an_unanswered_batch_is_told_by_its_goods() {
     assert!(mistakable > 20, "{mistakable}");
 }
 
+/// Hundreds of orders and batches of one buyer, at prices that change, each holding money and none answered. What each
+/// took from the wallet is one of many sums, and all of them together far more than can be tried; the feed proposes one.
+#[test]
+fn hundreds_of_unanswered_holds_on_one_wallet_are_decided() {
+    let plan = Plan { seed: 3, operations: 6_000, accounts: 1, clients: 16, skus: 6, trouble: 20, ..Plan::default() };
+    let mut data = perfect_run(&plan);
+    let mut holds = 0;
+    for call in &mut data.calls {
+        let (baskets, is_yes) = match (&call.request, &call.reply) {
+            (Op::Place(basket), Reply::Yes { .. }) => (std::slice::from_ref(basket), true),
+            (Op::PlaceBatch(baskets), Reply::Yes { .. }) => (baskets.as_slice(), true),
+            (Op::ReadKey { .. }, _) => (&[][..], true),
+            _ => (&[][..], false),
+        };
+        let held = baskets.iter().filter(|basket| basket.hold).count();
+        // What is kept under a key would tell what was lost.
+        if is_yes && (held > 0 || baskets.is_empty()) {
+            holds += held;
+            (call.index, call.replayed) = (None, false);
+            call.reply = Reply::Unknown { status: None, why: "lost".to_owned() };
+        }
+    }
+    assert!(holds >= 200, "{holds}");
+    clean(&check(&data));
+    // And it is no blind yes: a wallet that shows one minor unit less is found.
+    let mut wrong = data;
+    spoil(&mut wrong, |call| match (&call.request, &mut call.reply) {
+        (Op::ReadWallet { .. }, Reply::Yes { answer: Answer::Account(account), .. })
+            if call.level == Some(Level::Linearizable) =>
+        {
+            account.balance -= 1;
+            true
+        }
+        _ => false,
+    });
+    assert_ne!(check(&wrong).findings, vec![]);
+}
+
 #[test]
 fn a_busy_shop_is_decided() {
     let plan = Plan { seed: 7, operations: 80_000, clients: 64, skus: 3, accounts: 8, trouble: 8, ..Plan::default() };

@@ -10,7 +10,8 @@
 //! collect    every node's feed and every node's word on every entity, read at that index
 //! ```
 //!
-//! Whatever does not come in time fails the run with what was recorded so far.
+//! Whatever does not come in time fails the run with what was recorded so far; and so does, at once, what nodes say
+//! differently of one index.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use agora_history::{Finals, NodeId, Op, Reply, Run, RunData};
+use agora_history::{NodeId, Op, Reply, Run, RunData};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle, JoinSet},
@@ -33,7 +34,7 @@ use crate::{
     admin::{Admin, Status},
     client::{Client, Patience},
     cluster::{Act, Cluster, Link},
-    collect::Reader,
+    collect::{Apart, Checkpoints, Collected, collect, quiet},
     recorder::Recorder,
     rng::Rng,
     schedule::{Context, Nemesis},
@@ -426,20 +427,30 @@ impl Running<'_> {
         }
     }
 
-    /// Waits until all is quiet and takes everything down.
+    /// Takes everything down, if all nodes stand at one index.
+    async fn alike(&self, said: &[Status], checkpoints: &mut Checkpoints, shop: &Shop) -> Result<Collected, Apart> {
+        checkpoints.see(said)?;
+        let index = quiet(&self.cluster.nodes(), said)?;
+        let keys = shop.keys(KEYS_COMPARED);
+        collect(&self.cluster, said, index, &keys, self.plan.feeds_max).await
+    }
+
+    /// Waits until all is quiet and takes everything down. What nodes contradict each other in is not waited for.
     async fn end(&self, shop: &Shop, data: &mut RunData) -> Result<(), Trouble> {
         let until = Instant::now() + self.plan.bounds.quiet;
         let mut starts = BTreeMap::new();
+        let mut checkpoints = Checkpoints::default();
         let mut touched = Instant::now();
         loop {
             self.start_all(&mut starts).await;
             let said = self.admin.statuses().await;
-            let why = match self.quiet(&said) {
-                Ok(index) => match self.collect(&said, index, shop, data).await {
-                    Ok(()) => return Ok(()),
-                    Err(why) => why,
-                },
-                Err(why) => why,
+            let why = match self.alike(&said, &mut checkpoints, shop).await {
+                Ok(Collected { nodes, feeds }) => {
+                    (data.finals.nodes, data.feeds) = (nodes, feeds);
+                    return Ok(());
+                }
+                Err(Apart::NotYet(why)) => why,
+                Err(Apart::Contradiction(what)) => return Err(("contradiction", what)),
             };
             if Instant::now() >= until {
                 return Err(("quiet", format!("not within {:?}: {why}", self.plan.bounds.quiet)));
@@ -451,58 +462,5 @@ impl Running<'_> {
             }
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    /// The index at which all nodes stand, or why they do not.
-    fn quiet(&self, said: &[Status]) -> Result<u64, String> {
-        let silent: Vec<u64> =
-            self.cluster.nodes().into_iter().filter(|node| !said.iter().any(|status| status.node == *node)).collect();
-        if !silent.is_empty() {
-            return Err(format!("nodes {silent:?} do not answer"));
-        }
-        let first = said.first().ok_or("there are no nodes")?;
-        let places: Vec<(u64, u64, u64)> =
-            said.iter().map(|status| (status.node, status.applied, status.last_log)).collect();
-        if said.iter().any(|status| status.applied != first.applied || status.last_log != first.applied) {
-            return Err(format!("nodes stand apart (node, applied, end of log): {places:?}"));
-        }
-        if let Some(ill) = said.iter().find(|status| status.health != "ok") {
-            return Err(format!("node {} says it is {}", ill.node, ill.health));
-        }
-        let checkpoints: Vec<_> =
-            said.iter().map(|status| status.checkpoint.as_ref().map(|checkpoint| checkpoint.0)).collect();
-        if checkpoints[0].is_none() || checkpoints.iter().any(|checkpoint| *checkpoint != checkpoints[0]) {
-            return Err(format!("no checkpoint of all nodes, but {checkpoints:?}"));
-        }
-        Ok(first.applied)
-    }
-
-    async fn collect(&self, said: &[Status], index: u64, shop: &Shop, data: &mut RunData) -> Result<(), String> {
-        let mut finals = Finals { first_write_after_heal: data.finals.first_write_after_heal, ..Finals::default() };
-        let mut feeds = BTreeMap::new();
-        let mut under_key: BTreeMap<String, String> = BTreeMap::new();
-        for status in said {
-            let reader = Reader::new(self.cluster.clone(), status.node, index);
-            for key in shop.keys(KEYS_COMPARED) {
-                let order = reader.under_key(&key).await?;
-                let first = under_key.entry(key).or_insert_with_key(|_| order.clone());
-                if *first != order {
-                    return Err(format!("node {} has {order:?} under a key, another node {first:?}", status.node));
-                }
-            }
-            finals.nodes.insert(status.node, reader.finals(status).await?);
-            if feeds.len() < self.plan.feeds_max {
-                let feed = reader.feed().await?;
-                let last = feed.last().map_or(0, |event| event.index);
-                let checkpoint = status.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.0);
-                if last > checkpoint {
-                    return Err(format!("entry {last} waits for a checkpoint behind {checkpoint}"));
-                }
-                feeds.insert(status.node, feed);
-            }
-        }
-        data.finals = finals;
-        data.feeds = feeds;
-        Ok(())
     }
 }

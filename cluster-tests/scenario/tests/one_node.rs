@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,7 +19,7 @@ use agora_scenario::{
     cluster::{Act, BoxFuture, Cluster, HttpRequest, HttpResponse, SendError},
     recorder::Recorder,
     rng::Rng,
-    runner::{Plan, run},
+    runner::{Failed, Plan, run},
     schedule::{Calm, Context, Nemesis},
     workloads::{Kind, Load},
 };
@@ -527,4 +530,116 @@ async fn a_fault_that_did_not_happen_fails_the_run_and_what_was_seen_is_kept() {
     let kept = RunDir::new(directory.path().join("kept"));
     kept.write(&data).unwrap();
     assert_eq!(kept.read().unwrap().calls, data.calls);
+}
+
+/// One node that says it is two; of the second, one answer is another one than the first's, and all later ones are right.
+struct TwoFaces {
+    node: Arc<OneNode>,
+    /// The path of what is answered wrongly, and how often that is still to be.
+    lie: (&'static str, AtomicU64),
+}
+
+impl TwoFaces {
+    async fn run(lie: &'static str, times: u64) -> Result<RunData, Box<Failed>> {
+        let cluster = TwoFaces { node: OneNode::start().await, lie: (lie, AtomicU64::new(times)) };
+        let mut plan = Plan::new("two faces", 5, Arc::new(Calm), Duration::from_secs(120));
+        plan.loads = vec![Load { ops_max: 5, ..Load::new(Kind::Rush, 2, QUICK) }];
+        plan.warm_up = Duration::ZERO;
+        run(Arc::new(cluster), &plan).await
+    }
+
+    fn answer(&self, node: NodeId, path: &str, mut response: HttpResponse) -> HttpResponse {
+        let Ok(mut body) = serde_json::from_slice::<serde_json::Value>(&response.body) else { return response };
+        let is_status = path.ends_with("/cluster/status");
+        if is_status {
+            body["node"] = node.into();
+            if let Some(members) = body["members"].as_array_mut()
+                && let Some(mut second) = members.first().cloned()
+            {
+                second["id"] = 2.into();
+                members.push(second);
+            }
+        }
+        let tells = |left: u64| left.checked_sub(1);
+        let is_asked =
+            node == 2 && path.contains(self.lie.0) && (!is_status || body["members"][1]["checkpoint"].is_object());
+        if is_asked && self.lie.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, tells).is_ok() {
+            for member in body["members"].as_array_mut().into_iter().flatten() {
+                member["checkpoint"]["digest"] = "00".into();
+            }
+            if body["id"].is_string() {
+                body["id"] = "ord_of_another".into();
+            }
+            if let Some(listed) = body["data"].as_array_mut() {
+                listed.pop();
+            }
+        }
+        response.body = body.to_string().into();
+        response
+    }
+}
+
+impl Cluster for TwoFaces {
+    fn harness(&self) -> &'static str {
+        "test"
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        vec![1, 2]
+    }
+
+    fn is_up(&self, _node: NodeId) -> bool {
+        true
+    }
+
+    fn now(&self) -> u64 {
+        self.node.now()
+    }
+
+    fn send(
+        &self,
+        node: NodeId,
+        request: HttpRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<HttpResponse, SendError>> {
+        Box::pin(async move {
+            let path = request.path.clone();
+            Ok(self.answer(node, &path, self.node.send(node, request, deadline).await?))
+        })
+    }
+
+    fn addresses(&self, node: NodeId) -> (String, String) {
+        self.node.addresses(node)
+    }
+
+    fn keys(&self) -> (String, String) {
+        self.node.keys()
+    }
+
+    fn supports(&self, _act: &Act) -> bool {
+        false
+    }
+
+    fn act(&self, act: Act) -> BoxFuture<'_, Result<(), String>> {
+        self.node.act(act)
+    }
+
+    fn evidence(&self) -> String {
+        String::new()
+    }
+}
+
+#[tokio::test]
+async fn what_two_nodes_say_differently_of_one_index_is_found_even_if_they_agree_a_moment_later() {
+    // Otherwise they are alike.
+    TwoFaces::run("nothing", 1).await.unwrap_or_else(|failed| panic!("{failed}"));
+    for (path, what) in [
+        ("/orders/by-idempotency-key/", "ord_of_another under key"),
+        ("/orders?status=CREATED", "others or so are listed"),
+        ("/cluster/status", "has digest"),
+    ] {
+        let failed = TwoFaces::run(path, 1).await.expect_err(path);
+        assert_eq!(failed.phase, "contradiction", "{failed}");
+        assert!(failed.why.contains(what), "{path}: {failed}");
+    }
 }

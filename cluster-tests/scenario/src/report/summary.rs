@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use agora_checkers::Checked;
+use agora_checkers::{
+    Checked,
+    c10_recovery::{Pace, Silences, bucket},
+};
 use agora_history::{Answer, Call, Item, Micros, Op, Operation, Outcome, Reply, Role, RunData, operations};
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +13,6 @@ use serde::{Deserialize, Serialize};
 const FINDINGS_MAX: usize = 100;
 /// Seconds and bars kept for the plot; a longer run keeps its first ones.
 const PLOT_MAX: usize = 20_000;
-/// After a fault was healed, so long its effects still count as its own.
-const AFTERMATH: Micros = 3_000_000;
 
 /// What was done to a cluster and what came of it. Plain figures, so summaries of runs can be added up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +55,9 @@ pub struct Summary {
     /// The same by kind of fault.
     #[serde(default)]
     pub outages_by_kind: BTreeMap<String, Vec<u64>>,
+    /// How soon writes are answered, judged over all runs together.
+    #[serde(default)]
+    pub pace: Pace,
     /// Latency of acknowledged writes: count by milliseconds, in buckets that grow by an eighth.
     pub latency: BTreeMap<u64, u64>,
     /// One per second of the first runs, one after the other.
@@ -148,20 +152,6 @@ impl Quantiles {
     }
 }
 
-/// Lower edge of the bucket a latency falls into: exact below 8 ms, then eight buckets an octave.
-fn bucket(ms: u64) -> u64 {
-    if ms < 8 {
-        return ms;
-    }
-    let octave = ms.ilog2() - 3;
-    (ms >> octave) << octave
-}
-
-/// A write that was decided: yes, or no by a rule. Either shows that the cluster can commit.
-fn decided(call: &Call) -> bool {
-    call.request.is_write() && matches!(call.reply, Reply::Yes { .. } | Reply::Refused { .. })
-}
-
 impl Summary {
     /// Adds a run with its verdicts.
     pub fn add(&mut self, data: &RunData, verdicts: &[Checked]) {
@@ -172,6 +162,7 @@ impl Summary {
         }
         self.count(data);
         self.add_faults(data);
+        self.pace.merge(Pace::of(data));
         self.plot(data);
         let end = data.calls.iter().map(|call| call.returned).max().unwrap_or(0);
         self.cluster_seconds += end as f64 / 1e6;
@@ -181,8 +172,9 @@ impl Summary {
             row.checked += verdict.checked;
             row.undecided += verdict.undecided;
             row.findings += verdict.findings.len() as u64;
-            for finding in &verdict.findings {
-                self.find(format!("{} (seed {}): {}", verdict.checker, data.run.seed, finding.what));
+            let what = verdict.findings.iter().map(|finding| finding.what.clone());
+            for what in what.chain(verdict.unsure()) {
+                self.find(format!("{} (seed {}): {what}", verdict.checker, data.run.seed));
             }
         }
     }
@@ -192,6 +184,13 @@ impl Summary {
         self.findings_total += 1;
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(what);
+        }
+    }
+
+    /// What can be judged over all runs together only: said once, when all of them are added.
+    pub fn judge_all(&mut self) {
+        for what in self.pace.too_slow() {
+            self.find(format!("C10 (all together): {what}"));
         }
     }
 
@@ -236,6 +235,7 @@ impl Summary {
         for (kind, outages) in other.outages_by_kind {
             self.outages_by_kind.entry(kind).or_default().extend(outages);
         }
+        self.pace.merge(other.pace);
         for (ms, count) in other.latency {
             *self.latency.entry(ms).or_default() += count;
         }
@@ -294,14 +294,9 @@ impl Summary {
     }
 
     fn add_faults(&mut self, data: &RunData) {
-        let mut decisions: Vec<Micros> =
-            data.calls.iter().filter(|call| decided(call)).map(|call| call.returned).collect();
-        decisions.sort_unstable();
+        let silences = Silences::of(data);
         for fault in &data.faults {
-            // What happens after the next fault began is that one's.
-            let next = data.faults.iter().map(|other| other.from).filter(|from| *from > fault.from).min();
-            let until = (fault.until.unwrap_or(fault.from) + AFTERMATH).min(next.unwrap_or(Micros::MAX));
-            let outage = longest_gap(&decisions, fault.from, until) / 1_000;
+            let outage = silences.after(fault) / 1_000;
             let row = self.nemeses.entry(fault.nemesis.clone()).or_default();
             row.rounds += 1;
             *row.kinds.entry(fault.kind.clone()).or_default() += 1;
@@ -384,22 +379,6 @@ fn orders_of(operation: &Operation<'_>) -> u64 {
     }
 }
 
-/// The longest time within a window in which nothing was decided.
-fn longest_gap(decisions: &[Micros], from: Micros, until: Micros) -> Micros {
-    let first = decisions.partition_point(|at| *at < from);
-    let mut last = from;
-    let mut longest = 0;
-    for at in decisions[first..].iter().copied().take_while(|at| *at <= until) {
-        longest = longest.max(at - last);
-        last = at;
-    }
-    // What came just behind the window ends the last gap; without anything there the load was over.
-    match decisions[first..].iter().find(|at| **at > until) {
-        Some(next) => longest.max(next - last),
-        None => longest,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use agora_history::{Fault, Target};
@@ -461,6 +440,26 @@ mod tests {
         let row = &summary.nemeses["N5"];
         assert_eq!((row.rounds, row.leading, row.following), (1, 1, 0));
         assert_eq!((summary.operations, summary.acknowledged, summary.unknown), (4, 3, 1));
+    }
+
+    #[test]
+    fn what_nobody_could_decide_is_no_good_verdict() {
+        let mut summary = Summary::default();
+        let unsure = Checked { checker: "C2".into(), checked: 9, undecided: 2, ..Checked::default() };
+        summary.add(&run(), &[unsure]);
+        assert_eq!(summary.findings, ["C2 (seed 0): 2 of 9 could not be decided within its bounds"]);
+    }
+
+    #[test]
+    fn what_is_too_slow_is_said_of_all_runs_together() {
+        let mut all = Summary::default();
+        all.judge_all();
+        assert_eq!(all.findings_total, 0);
+        let slow = Summary { pace: Pace { kills_ms: vec![1_600; 6], ..Pace::default() }, ..Summary::default() };
+        all.merge(slow.clone());
+        all.merge(slow);
+        all.judge_all();
+        assert!(all.findings_total == 1 && all.findings[0].contains("p99 of 12"), "{:?}", all.findings);
     }
 
     #[test]

@@ -90,6 +90,14 @@ pub fn render(summary: &Summary) -> String {
             format!("{} / {}", summary.latency_ms(50), summary.latency_ms(99)),
         ),
         ("no write for, per fault, ms (p50 / p99 / max)", outages(&summary.outages_ms)),
+        ("leader killed: no write for, ms (p50 / p99 / max), of", {
+            let kills = &summary.pace.kills_ms;
+            format!("{}, {}", outages(kills), kills.len())
+        }),
+        (
+            "p99 of writes, ms: nothing broken / beside one slow or hung follower",
+            summary.pace.cost_ms().map_or("too few".to_owned(), |(calm, beside)| format!("{calm} / {beside}")),
+        ),
         ("broken promises", summary.findings_total.to_string()),
     ]
     .into_iter()
