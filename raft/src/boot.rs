@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::applier::ApplyHandle;
 use crate::apply::Apply;
 use crate::barrier::Barriers;
+use crate::committed::CommittedIndex;
 use crate::config::{Boot, Member, RaftConfig};
 use crate::core::Core;
 use crate::counters::Counters;
@@ -205,6 +206,7 @@ pub(crate) async fn boot<A: Apply>(
     initialize(&raft, &log, &boot).await?;
 
     let barriers = Arc::new(Barriers::new(pulse.clone(), rows, counters.clone(), links.clone()));
+    let committed = Arc::new(CommittedIndex::new(counters.clone()));
     let journal = Journal::new(journal_gate.clone(), pulse.clone(), barriers.clone());
     let http_addr = config.http_advertise.clone();
     let core = Arc::new(Core {
@@ -218,6 +220,7 @@ pub(crate) async fn boot<A: Apply>(
         links,
         pulse,
         barriers: barriers.clone(),
+        committed: committed.clone(),
         journal: journal_gate.clone(),
         counters: counters.clone(),
         fatal,
@@ -243,7 +246,8 @@ pub(crate) async fn boot<A: Apply>(
     });
     tasks.spawn(server.run(listener));
     tasks.spawn(journal_gate.pump(raft.clone()));
-    tasks.spawn(barriers.run(raft));
+    tasks.spawn(barriers.run(raft.clone()));
+    tasks.spawn(committed.run(move || committed_now(raft.clone())));
     tasks.spawn(observer::run(core.clone()));
     tasks.spawn(supervisor::watch_stalls(core.clone()));
     tasks.spawn(supervisor::ping_peers(core.clone()));
@@ -251,6 +255,12 @@ pub(crate) async fn boot<A: Apply>(
     tasks.spawn(supervisor::checkpoints(core.clone()));
     tasks.spawn(supervisor::keep_house(core.clone()));
     Ok(Parts { core, journal, threads, peer_addr })
+}
+
+/// What the engine holds to be committed, `None` when it is gone.
+async fn committed_now(raft: Raft<crate::types::TypeConfig, Machine>) -> Option<u64> {
+    let asked = raft.with_raft_state(|state| state.cluster_committed().map(crate::types::position)).await;
+    asked.ok().map(|at| at.map_or(0, |at| at.index))
 }
 
 async fn listen(world: &World, config: &RaftConfig) -> Result<Box<dyn NetListener>, StartError> {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::applier::ApplyHandle;
 use crate::barrier::Barriers;
+use crate::committed::CommittedIndex;
 use crate::config::RaftConfig;
 use crate::counters::Counters;
 use crate::error::Fatal;
@@ -92,6 +93,7 @@ pub(crate) struct Core {
     pub(crate) links: Arc<Links>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) barriers: Arc<Barriers>,
+    pub(crate) committed: Arc<CommittedIndex>,
     pub(crate) journal: Arc<dyn JournalControl>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) fatal: Fatal,

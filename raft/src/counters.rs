@@ -91,6 +91,10 @@ pub struct Counters {
     pub barrier_reads: Counter,
     /// Points at which the rows were made durable.
     pub row_syncs: Counter,
+    /// Times the engine was asked what is committed.
+    pub committed_questions: Counter,
+    /// Refusals that shared the answers.
+    pub committed_answers: Counter,
     /// Snapshot files written.
     pub snapshots_built: Counter,
     /// Snapshots sent to a peer.

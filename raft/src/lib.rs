@@ -24,6 +24,7 @@ mod applier;
 mod apply;
 mod barrier;
 mod boot;
+mod committed;
 mod config;
 mod core;
 mod counters;

@@ -163,12 +163,10 @@ impl<A: Apply> RaftNode<A> {
         }
     }
 
-    /// What this leader's engine holds to be committed as of this call: no node has applied more of its reign. `None`
-    /// when the engine is gone.
+    /// What this leader's engine holds to be committed as of this call, or later: no node had applied more of its reign
+    /// when it was called. All who wait at once share one question to the engine. `None` when the engine is gone.
     pub async fn committed_index(&self) -> Option<u64> {
-        let asked =
-            self.core().raft.with_raft_state(|state| state.cluster_committed().map(crate::types::position)).await;
-        asked.ok().map(|at| at.map_or(0, |at| at.index))
+        self.core().committed.index().await
     }
 
     /// Adds a node without a vote. On any node; safe to repeat.

@@ -2,9 +2,10 @@
 
 mod common;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agora_raft::{Boot, CallError, Lost, MembershipError, ReadError, Refused, Role};
+use agora_raft::{Boot, CallError, Exec, Health, Lost, MembershipError, ReadError, Refused, Role};
 use bytes::Bytes;
 use common::{Cluster, Outcome, PATIENCE, eventually, eventually_ok, member, recorded, role};
 use tokio::time::Instant;
@@ -270,22 +271,57 @@ async fn leadership_goes_where_it_is_sent() {
 async fn a_hand_over_that_nobody_waits_for_any_more_does_not_leave_the_journal_closed() {
     let mut cluster = Cluster::new(3).await;
     cluster.write("x").await;
-    let (leader, _) = cluster.leader().await;
-    let dead = (1..=3).find(|id| *id != leader).unwrap();
-    cluster.kill(dead).await;
-    // The client of the request goes away while the journal is drained and the successor is waited for.
-    let asked = cluster.node(leader).transfer_leader(Some(dead));
-    // On a slow machine the death may be noticed before anything is drained; then the answer is the definite no already.
-    if let Ok(answer) = tokio::time::timeout(Duration::from_millis(700), asked).await {
-        assert_eq!(answer, Err(MembershipError::NotAnswering(dead)));
-    }
+    let (leader, reign) = cluster.leader().await;
+    let target = (1..=3).find(|id| *id != leader).unwrap();
+    // What is on its way and not applied holds the drain up.
+    cluster.hang[&leader].store(true, Ordering::Relaxed);
+    let held = cluster.node(leader).journal().propose(reign.number, Bytes::from_static(b"held")).unwrap();
+    let node = cluster.node(leader).clone();
+    let asked = tokio::spawn(async move { node.transfer_leader(Some(target)).await });
+    let node = cluster.node(leader).clone();
+    eventually("the drain", || (node.status().health == Health::HandingOver).then_some(())).await;
+    // Half way the successor dies, and the client of the request goes away.
+    assert!(!asked.is_finished(), "it was to be given up half way");
+    asked.abort();
+    let given_up = asked.await;
+    assert!(given_up.is_err_and(|why| why.is_cancelled()), "it was to be given up half way");
+    assert_eq!(node.status().health, Health::HandingOver);
+    cluster.kill(target).await;
+    cluster.hang[&leader].store(false, Ordering::Relaxed);
+    held.await.unwrap();
     cluster.write("y").await;
     // Once it is known to be dead, nothing is drained for it and the answer is a definite no.
-    let refused = cluster.node(leader).transfer_leader(Some(dead)).await;
-    assert_eq!(refused, Err(MembershipError::NotAnswering(dead)));
+    let (leader, _) = cluster.leader().await;
+    let refused = eventually_ok("the refusal", || async {
+        match cluster.node(leader).transfer_leader(Some(target)).await {
+            Err(MembershipError::NotAnswering(dead)) => Ok(dead),
+            other => Err(other),
+        }
+    });
+    assert_eq!(refused.await, target);
     cluster.write("z").await;
-    assert_eq!(cluster.settled().await.len(), 3);
+    assert_eq!(cluster.settled().await.len(), 4);
     cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_asks_at_once_what_is_committed_shares_one_question() {
+    let cluster = Cluster::with(3, |_| (), Exec::Inline).await;
+    let (written, _) = cluster.write("x").await;
+    let (leader, _) = cluster.leader().await;
+    let node = cluster.node(leader);
+    let counted = || (node.counters().committed_questions.get(), node.counters().committed_answers.get());
+    let before = counted();
+    let all = futures_util::future::join_all((0..200).map(|_| node.committed_index())).await;
+    assert!(all.iter().all(|index| index.is_some_and(|index| index >= written)), "{all:?}");
+    let (questions, answers) = counted();
+    assert_eq!((questions - before.0, answers - before.1), (1, 200));
+    // And the next one is asked anew.
+    let (later, _) = cluster.write("y").await;
+    assert!(node.committed_index().await.is_some_and(|index| index >= later));
+    let gone = node.clone();
+    cluster.shutdown().await;
+    assert_eq!(gone.committed_index().await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
