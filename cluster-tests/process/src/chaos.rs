@@ -14,7 +14,7 @@ use std::{
 };
 
 use agora_checkers::Checked;
-use agora_history::{RunData, RunDir};
+use agora_history::{Fault, Role, RunData, RunDir};
 use agora_scenario::{
     cluster::Cluster,
     invariants::{self, NodeSettings, Scenario, Size},
@@ -35,6 +35,8 @@ const OVERHEAD: Duration = Duration::from_secs(20);
 const OVER_ALL: &str = "C11";
 /// So many rounds of an attack must have hit both a leader and a follower at work; fewer may miss one by chance.
 const ROUNDS_TO_COVER: usize = 6;
+/// A run with so many rounds is a whole one, in which every attack must have hit both, however often it came.
+const ROUNDS_OF_A_WHOLE_RUN: usize = 230;
 /// What a node says when it panics. No fault excuses that.
 const BUG: &str = "this node met a bug";
 
@@ -197,17 +199,27 @@ pub async fn chaos(inside: Inside, args: &ChaosArgs) -> Result<ChaosReport, Stri
         eprintln!("{}, {} s in all", outcome.line, begun.elapsed().as_secs());
     }
     cover(&mut report, args, faults);
+    report.summary.judge_all();
     Ok(report)
 }
 
-/// Whether every attack met leaders and followers at work, over all batches.
-fn cover(report: &mut ChaosReport, args: &ChaosArgs, faults: Vec<agora_history::Fault>) {
-    let mut rounds: BTreeMap<&str, usize> = BTreeMap::new();
-    for fault in &faults {
-        *rounds.entry(&fault.nemesis).or_default() += 1;
+/// Attacks that must have hit both leaders and followers at work: those with enough rounds, and in a whole run every one
+/// that hits members at all.
+fn to_cover(faults: &[Fault]) -> Vec<&str> {
+    let mut rounds: BTreeMap<&str, (usize, bool)> = BTreeMap::new();
+    for fault in faults {
+        let (count, hits_members) = rounds.entry(&fault.nemesis).or_default();
+        *count += 1;
+        *hits_members |= fault.targets.iter().any(|target| target.role != Role::Neither);
     }
-    let declared: Vec<&str> =
-        rounds.into_iter().filter(|(_, count)| *count >= ROUNDS_TO_COVER).map(|(nemesis, _)| nemesis).collect();
+    let is_whole = faults.len() >= ROUNDS_OF_A_WHOLE_RUN;
+    let is_due = |(count, hits_members): &(usize, bool)| *count >= ROUNDS_TO_COVER || (is_whole && *hits_members);
+    rounds.into_iter().filter(|(_, seen)| is_due(seen)).map(|(nemesis, _)| nemesis).collect()
+}
+
+/// Whether every attack met leaders and followers at work, over all batches.
+fn cover(report: &mut ChaosReport, args: &ChaosArgs, faults: Vec<Fault>) {
+    let declared = to_cover(&faults);
     let settings = BTreeMap::from([("nemeses".to_owned(), declared.join(","))]);
     let run = agora_history::Run { harness: "processes".to_owned(), seed: args.seed, settings, ..Default::default() };
     let all = RunData { run, faults, ..RunData::default() };
@@ -232,7 +244,7 @@ struct Batch<'a> {
 }
 
 struct Outcome {
-    faults: Vec<agora_history::Fault>,
+    faults: Vec<Fault>,
     line: String,
 }
 
@@ -382,7 +394,7 @@ impl Batch<'_> {
         if names.is_empty() {
             return Ok(Arc::new(Calm));
         }
-        let campaign = Campaign::of(&names)?;
+        let campaign = Campaign::of(&names)?.from_turn(self.seed % 2);
         for attack in campaign.attacks() {
             let (needed, wanted) = nemesis::missing(&**attack, &**cluster);
             if !needed.is_empty() {
@@ -423,6 +435,35 @@ mod tests {
         let Ok(Loads::Mixed(two)) = Loads::named("W1+w7") else { panic!("W1+w7 is no scenario") };
         assert_eq!(two.iter().map(|load| load.kind).collect::<Vec<_>>(), [Kind::Rush, Kind::Reads]);
         assert!(Loads::named("W99").is_err_and(|error| error.contains("never_oversell")));
+    }
+
+    fn fault(nemesis: &str, role: Role) -> Fault {
+        let targets = vec![agora_history::Target { node: 1, role }];
+        Fault {
+            nemesis: nemesis.into(),
+            kind: "cut".into(),
+            from: 0,
+            until: None,
+            targets,
+            in_flight: 1,
+            detail: String::new(),
+        }
+    }
+
+    #[test]
+    fn in_a_whole_run_every_attack_on_members_must_hit_leaders_and_followers() {
+        let judge = |faults: Vec<Fault>| {
+            let mut report = ChaosReport::default();
+            cover(&mut report, &ChaosArgs::new(NodeProgram::agora("/agora")), faults);
+            report.summary.findings
+        };
+        let many = |count| [fault("N1", Role::Leader), fault("N1", Role::Follower)].into_iter().cycle().take(count);
+        let rare = || [fault("N14", Role::Leader), fault("N17", Role::Neither)];
+        assert_eq!(judge(many(227).chain(rare()).collect()), Vec::<String>::new());
+        let found = judge(many(228).chain(rare()).collect());
+        assert!(found.len() == 1 && found[0].contains("N14 never hit who followed"), "{found:?}");
+        assert_eq!(judge((0..6).map(|_| fault("N5", Role::Leader)).collect()).len(), 1);
+        assert_eq!(judge((0..5).map(|_| fault("N5", Role::Leader)).collect()), Vec::<String>::new());
     }
 
     #[test]

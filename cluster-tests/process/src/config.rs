@@ -11,7 +11,8 @@ use crate::net::address_of;
 pub const SHOP_KEY: &str = "shop-key-for-tests-0123456789abcdef0123456789abcdef";
 /// The administrator's key of every cluster under attack.
 pub const ADMIN_KEY: &str = "admin-key-for-tests-0123456789abcdef0123456789abcdef";
-const PEER_KEY: &str = "6f1d2c3b4a5968778695a4b3c2d1e0f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+/// The peers' shared secret of every cluster under attack.
+pub const PEER_KEY: &str = "6f1d2c3b4a5968778695a4b3c2d1e0f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 /// Ports, the same on every machine.
 const HTTP_PORT: u16 = 8081;
 const PEER_PORT: u16 = 7401;
@@ -32,10 +33,25 @@ impl Overrides {
         self
     }
 
+    /// Writes them into a file's table.
+    pub fn apply(&self, root: &mut Table) {
+        for (section, key, value) in &self.0 {
+            put(root, section, key, value.clone());
+        }
+    }
+
     /// These, then those.
     pub fn and(mut self, more: &Overrides) -> Overrides {
         self.0.extend(more.0.iter().cloned());
         self
+    }
+}
+
+/// Sets one key of a section.
+pub fn put(root: &mut Table, section: &str, key: &str, value: Value) {
+    let table = root.entry(section.to_owned()).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(table) = table {
+        table.insert(key.to_owned(), value);
     }
 }
 
@@ -48,12 +64,7 @@ pub fn addresses(node: NodeId) -> (String, String) {
 /// The file of one node of a cluster founded with nodes 1 to `founders`.
 pub fn render(lineage: u128, founders: u64, node: NodeId, data: &Path, overrides: &Overrides) -> String {
     let mut root = Table::new();
-    let mut set = |section: &str, key: &str, value: Value| {
-        let table = root.entry(section.to_owned()).or_insert_with(|| Value::Table(Table::new()));
-        if let Value::Table(table) = table {
-            table.insert(key.to_owned(), value);
-        }
-    };
+    let mut set = |section: &str, key: &str, value: Value| put(&mut root, section, key, value);
     let (peer, http) = addresses(node);
     set("node", "id", int(node));
     set("node", "data_dir", data.display().to_string().into());
@@ -71,13 +82,15 @@ pub fn render(lineage: u128, founders: u64, node: NodeId, data: &Path, overrides
     set("keys", "shop", SHOP_KEY.into());
     set("keys", "admin", ADMIN_KEY.into());
     set("keys", "peer", PEER_KEY.into());
-    for (section, key, value) in &overrides.0 {
-        set(section, key, value.clone());
-    }
+    overrides.apply(&mut root);
     toml::to_string(&root).expect("a table of strings and numbers is TOML")
 }
 
-fn int(number: u64) -> Value {
+/// A number as a value.
+///
+/// # Panics
+/// When it has more than 63 bits.
+pub fn int(number: u64) -> Value {
     Value::Integer(i64::try_from(number).expect("figures of a configuration fit 63 bits"))
 }
 

@@ -27,7 +27,6 @@ use crate::{
         inject::Tracer,
     },
     net::Network,
-    shell,
     volume::Volume,
 };
 
@@ -372,7 +371,7 @@ impl Machine {
     /// # Errors
     /// It runs, or the file system's.
     pub fn keep(&self) -> Result<(), String> {
-        self.while_down(|_| copy(&self.data(), &self.dir.join("kept")))
+        self.while_down(|_| corrupt::copy_tree(&self.data(), &self.dir.join("kept")))
     }
 
     /// Puts back what was kept.
@@ -385,7 +384,7 @@ impl Machine {
             if !kept.is_dir() {
                 return Err(format!("nothing of node {} was kept", self.node));
             }
-            copy(&kept, &self.data())
+            corrupt::copy_tree(&kept, &self.data())
         })
     }
 
@@ -495,9 +494,4 @@ fn remove(path: &Path) -> Result<(), String> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", path.display())),
         _ => Ok(()),
     }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), String> {
-    remove(to)?;
-    shell::run("cp", ["-a".as_ref(), "--".as_ref(), from.as_os_str(), to.as_os_str()]).map(drop)
 }

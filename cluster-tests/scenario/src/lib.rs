@@ -2,9 +2,10 @@
 //!
 //! [`cluster`] is the seam to what is attacked. [`runner`] runs a plan: clients of [`workloads`] load and write down what they
 //! were answered in a [`recorder::Recorder`], a [`schedule::Nemesis`] attacks, and in the end every node's word is
-//! [`collect`]ed.
+//! [`collect`]ed. [`child`] runs what harnesses need beside themselves.
 
 pub mod admin;
+pub mod child;
 pub mod client;
 pub mod cluster;
 pub mod codec;

@@ -237,13 +237,13 @@ impl SimCluster {
             Act::BreakDisk { node, fault } => {
                 let machine = self.existing(node)?;
                 let fault = mem_fault(fault).ok_or("not here")?;
-                machine.hurt_disk(true);
+                machine.hurt_disk();
                 machine.disk().fail(fault);
             }
-            Act::MendDisk(node) => self.existing(node)?.disk().mend(),
+            Act::MendDisk(node) => self.existing(node)?.mend_disk(),
             Act::Refound(node) => {
                 let machine = self.down(node)?;
-                machine.hurt_disk(true);
+                machine.hurt_disk();
                 machine.set_disk(MemDisk::new());
                 machine.refound();
             }
@@ -258,7 +258,7 @@ impl SimCluster {
             Act::CrashAt { node, call, n } => self.crash_at(node, call, n)?,
             Act::Corrupt { node, part, damage } => {
                 let machine = self.down(node)?;
-                machine.hurt_disk(true);
+                machine.hurt_disk();
                 if !corrupt(&machine.disk(), part, damage) {
                     return Err(format!("{part:?} of node {node} has nothing there"));
                 }
@@ -266,13 +266,13 @@ impl SimCluster {
             Act::KeepDirectory(node) => self.down(node)?.keep_disk(),
             Act::RestoreDirectory(node) => {
                 let machine = self.down(node)?;
-                machine.hurt_disk(true);
+                machine.hurt_disk();
                 let kept = machine.kept_disk().ok_or_else(|| format!("nothing is kept of node {node}"))?;
                 machine.set_disk(kept);
             }
             Act::Wipe(node) => {
                 let machine = self.down(node)?;
-                machine.hurt_disk(true);
+                machine.hurt_disk();
                 machine.set_disk(MemDisk::new());
             }
             Act::Provision(node) => return self.provision(node).await,

@@ -5,9 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read},
+    io,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agora_scenario::report::Summary;
+use agora_scenario::{child, report::Summary};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::seed::{SeedArgs, SeedReport, run_seed};
@@ -25,8 +26,6 @@ use crate::seed::{SeedArgs, SeedReport, run_seed};
 const MARK: &str = "agora-sim-report: ";
 /// A run that takes longer hangs. Real time: a hundred times what one takes.
 const CHILD_MAX: Duration = Duration::from_secs(300);
-/// How often it is looked whether a child has ended.
-const LOOK: Duration = Duration::from_millis(20);
 /// Failures that are told in full.
 const FAILURES_MAX: usize = 50;
 /// One of so many seeds is run twice.
@@ -135,9 +134,13 @@ pub struct FleetReport {
 }
 
 impl FleetReport {
-    /// Whether nothing was found, and something was run.
+    /// Whether nothing was found, something was run, and of that enough was run twice.
     pub fn is_good(&self) -> bool {
-        self.failed == 0 && self.differed.is_empty() && self.seeds > 0
+        self.failed == 0
+            && self.differed.is_empty()
+            && self.summary.findings_total == 0
+            && self.seeds > 0
+            && self.replayed * TWICE_ONE_IN >= self.seeds
     }
 
     fn add(&mut self, report: &SeedReport) {
@@ -164,11 +167,12 @@ impl FleetReport {
     }
 }
 
-/// What a child's `main` does with its last argument.
+/// What a child's `main` does with its last argument. It ends with the thread that started it, however that ends.
 ///
 /// # Errors
 /// Arguments that cannot be understood.
 pub fn child(arguments: &str) -> Result<(), String> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
     let args: SeedArgs = serde_json::from_str(arguments).map_err(|error| error.to_string())?;
     let report = run_seed(&args);
     println!("\n{MARK}{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
@@ -214,6 +218,11 @@ pub fn run(fleet: &Fleet) -> FleetReport {
     all.wall_s = begun.elapsed().as_secs_f64();
     all.speed = if all.cpu_s > 0.0 { all.simulated_s / all.cpu_s } else { 0.0 };
     all.failures.sort_by_key(|failure| failure.seed);
+    let told = all.summary.findings.len();
+    all.summary.judge_all();
+    for what in all.summary.findings.iter().skip(told) {
+        eprintln!("{what}");
+    }
     all
 }
 
@@ -276,19 +285,10 @@ fn one(fleet: &Fleet, number: u64, all: &Mutex<FleetReport>) {
 /// It ended without a report, or did not end.
 pub fn run_child(fleet: &Fleet, args: &SeedArgs) -> Result<SeedReport, String> {
     let text = serde_json::to_string(args).map_err(|error| error.to_string())?;
-    let mut child = Command::new(&fleet.program)
-        .args(&fleet.arguments)
-        .arg(text)
-        .envs(fleet.environment.iter().cloned())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("{}: {error}", fleet.program.display()))?;
-    let out = drain(child.stdout.take());
-    let err = drain(child.stderr.take());
-    let status = wait(&mut child)?;
-    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+    let mut command = Command::new(&fleet.program);
+    command.args(&fleet.arguments).arg(text).envs(fleet.environment.iter().cloned());
+    let child::Ended { status, out, err } = child::run(&mut command, CHILD_MAX, "")?;
+    let status = status.ok_or_else(|| format!("the process did not end within {CHILD_MAX:?}"))?;
     let report = out.lines().find_map(|line| line.strip_prefix(MARK));
     match report {
         Some(report) if status.success() => serde_json::from_str(report).map_err(|error| error.to_string()),
@@ -297,33 +297,6 @@ pub fn run_child(fleet: &Fleet, args: &SeedArgs) -> Result<SeedReport, String> {
             let from = lines.iter().position(|line| line.contains("panicked at")).unwrap_or(0);
             let told = &lines[from..lines.len().min(from + 12)];
             Err(format!("the process ended with {status}: {}", told.join(" | ")))
-        }
-    }
-}
-
-fn drain(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut from) = from {
-            // What could be read of a broken pipe is what there is.
-            let _ = from.read_to_end(&mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
-}
-
-fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
-    let until = Instant::now() + CHILD_MAX;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Ok(status),
-            Ok(None) if Instant::now() < until => thread::sleep(LOOK),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("the process did not end within {CHILD_MAX:?}"));
-            }
-            Err(error) => return Err(error.to_string()),
         }
     }
 }

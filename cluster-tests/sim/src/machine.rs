@@ -22,7 +22,7 @@ use crate::{
     commands::{Command, Commands},
     pick,
     wires::{Place, Wires},
-    world::{ClockOffset, SimListener, world},
+    world::{ClockOffset, SimListener, sim_now, world},
 };
 
 /// Port for peers, on every machine.
@@ -58,6 +58,10 @@ pub struct Machine {
     state: Mutex<State>,
 }
 
+/// So long after a disk was hurt, mended, or begun to be used with what was done to it, its process may end of it: more than
+/// any fault lasts.
+const EXCUSED: Duration = Duration::from_secs(15);
+
 #[derive(Default)]
 struct State {
     disk: MemDisk,
@@ -67,10 +71,34 @@ struct State {
     refounded: u32,
     is_up: bool,
     is_paused: bool,
-    /// Something was done to its disk that may end the process.
-    disk_hurt: bool,
+    /// What was done to its disk may end the process.
+    hurt: Hurt,
     shop: Option<Shop>,
     stop: Option<oneshot::Sender<()>>,
+}
+
+/// What was done to a disk, which excuses the end of its process: not for ever, but as long as it may take to meet it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hurt {
+    /// Until then, in simulated time.
+    until: Option<Duration>,
+}
+
+impl Hurt {
+    fn hurt(&mut self, now: Duration) {
+        self.until = Some(now + EXCUSED);
+    }
+
+    /// What it comes of was done, or may be met, at this time.
+    fn again(&mut self, now: Duration) {
+        if self.excuses(now) {
+            self.hurt(now);
+        }
+    }
+
+    fn excuses(&self, now: Duration) -> bool {
+        self.until.is_some_and(|until| now <= until)
+    }
 }
 
 impl Machine {
@@ -120,14 +148,21 @@ impl Machine {
         self.state.lock().is_paused = paused;
     }
 
-    /// The process may end by what was done to its disk.
-    pub fn hurt_disk(&self, hurt: bool) {
-        self.state.lock().disk_hurt = hurt;
+    /// The process may end by what is done to its disk now.
+    pub fn hurt_disk(&self) {
+        self.state.lock().hurt.hurt(sim_now());
     }
 
     /// See [`Machine::hurt_disk`].
     pub fn is_disk_hurt(&self) -> bool {
-        self.state.lock().disk_hurt
+        self.state.lock().hurt.excuses(sim_now())
+    }
+
+    /// Its disk works again; what it did to the process by now may still come out.
+    pub fn mend_disk(&self) {
+        let mut state = self.state.lock();
+        state.disk.mend();
+        state.hurt.again(sim_now());
     }
 
     /// The shop, while it runs.
@@ -151,6 +186,8 @@ impl Machine {
         state.is_up = true;
         state.is_paused = false;
         state.life += 1;
+        // What was done to the disk of a node that was down is met from now on.
+        state.hurt.again(sim_now());
     }
 
     /// Called by the driver before the process's runtime is taken away. What the process holds must go with its runtime.
@@ -267,5 +304,25 @@ async fn serve(listener: SimListener, state: ApiState) {
             // A client that went away is no news.
             let _ = serving.await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_to_a_disk_long_ago_excuses_nothing() {
+        let at = Duration::from_secs;
+        let mut hurt = Hurt::default();
+        hurt.again(at(1));
+        assert!(!hurt.excuses(at(1)), "nothing was done");
+        hurt.hurt(at(2));
+        assert!(hurt.excuses(at(10)));
+        // A node that was refused is started again and again.
+        hurt.again(at(16));
+        assert!(hurt.excuses(at(30)) && !hurt.excuses(at(32)));
+        hurt.again(at(32));
+        assert!(!hurt.excuses(at(33)));
     }
 }

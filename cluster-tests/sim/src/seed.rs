@@ -146,6 +146,9 @@ fn run(args: &SeedArgs) -> SeedReport {
     let verdicts: Vec<_> = agora_checkers::all().into_iter().map(|check| check(&data)).collect();
     report.checking_s = (entropy::real_now() - checking).as_secs_f64();
     for verdict in verdicts.iter().filter(|verdict| !pick::is_about_many_runs(&verdict.checker)) {
+        if let Some(unsure) = verdict.unsure() {
+            cluster.found(format!("{}: {unsure}", verdict.checker));
+        }
         for finding in &verdict.findings {
             cluster.found(format!(
                 "{}: {} (operations {:?}, index {:?})",

@@ -111,6 +111,9 @@ pub struct SimArgs {
     /// Simulated seconds under attack, instead of 30
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     pub attack_seconds: Option<u64>,
+    /// Fail with fewer seeds, whatever the time; by default all that were asked for, unless `--minutes` cut them
+    #[arg(long, value_name = "N")]
+    pub at_least: Option<u64>,
     /// Seeds at once; as many as there are cores by default
     #[arg(long)]
     pub jobs: Option<usize>,
@@ -143,6 +146,9 @@ pub struct CrashPointArgs {
     /// No point is begun after so many minutes
     #[arg(long, default_value_t = 10.0)]
     pub minutes: f64,
+    /// Fail with fewer points, whatever the time; by default all that were asked for, unless time was over
+    #[arg(long, value_name = "N")]
+    pub at_least: Option<u64>,
     /// Clusters side by side
     #[arg(long, default_value_t = 2)]
     pub clusters: usize,
@@ -172,6 +178,9 @@ pub struct CorruptionArgs {
     /// No case is begun after so many minutes
     #[arg(long, default_value_t = 15.0)]
     pub minutes: f64,
+    /// Fail with fewer cases, whatever the time; by default 40, unless `--only` chooses some
+    #[arg(long, value_name = "N")]
+    pub at_least: Option<u64>,
     /// What is attacked
     #[command(flatten)]
     pub program: Program,

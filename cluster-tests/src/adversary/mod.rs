@@ -3,12 +3,14 @@
 //! - [`cli`]: the words of the command line.
 //! - [`simulated`], [`real`]: attacks on simulated clusters and on real processes.
 //! - [`figures`]: what the last runs came to, as a table in the README.
+//! - [`enough`]: whether an attack was one.
 //! - [`verdict`]: how every command ends: files, a table or JSON, one line that repeats a failure, an exit code.
 //!
 //! The work itself is in crates of its own: `agora-scenario` (what is done), `agora-sim` and `agora-process` (to what),
 //! `agora-checkers` (whether it was right).
 
 mod cli;
+mod enough;
 mod figures;
 mod real;
 mod simulated;

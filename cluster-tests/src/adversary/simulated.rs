@@ -5,7 +5,7 @@ use std::time::Duration;
 use agora_scenario::report::render;
 use agora_sim::fleet::{self, Fleet, FleetReport};
 
-use super::{cli::SimArgs, verdict};
+use super::{cli::SimArgs, enough::Enough, verdict};
 
 /// The word before a seed's arguments, for the processes that run one each.
 pub const CHILD: &str = "sim-seed";
@@ -30,7 +30,9 @@ pub fn run(args: &SimArgs) -> Result<bool, String> {
     } else {
         tell(&fleet, &report);
     }
-    Ok(report.is_good())
+    let ran_out = args.minutes.is_some_and(|minutes| report.wall_s >= minutes * 60.0);
+    let enough = Enough { what: "seeds", done: report.seeds, asked: count, at_least: args.at_least, ran_out };
+    Ok(enough.is_met() && report.is_good())
 }
 
 fn tell(fleet: &Fleet, report: &FleetReport) {

@@ -49,6 +49,7 @@ pub fn check(args: &CheckArgs) -> Result<bool, String> {
     let data = RunDir::new(&args.dir).read().map_err(|error| format!("{}: {error}", args.dir.display()))?;
     let mut summary = Summary::default();
     summary.add(&data, &judge(&data));
+    summary.judge_all();
     if let Some(path) = &args.html {
         put(path, page("Agora under attack", &summary).as_bytes())?;
     }

@@ -2,23 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Read,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::Mutex,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use agora_planted::VARIABLE;
+use agora_scenario::child;
 use serde::{Deserialize, Serialize};
 
-/// How often it is looked whether a child has ended.
-const LOOK: Duration = Duration::from_millis(50);
 /// Bytes of a child's last words that are kept.
 const WORDS_MAX: usize = 2_000;
-/// Bytes of what a child says that are kept while it runs.
-const SAID_MAX: usize = 16 * 1024 * 1024;
 /// What a child prints before its report.
 pub const REPORT: &str = "report: ";
 /// What a process says when it first runs into its planted bug.
@@ -92,6 +87,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Whether what was found may be laid to the planted bug: its code ran, or it cannot be heard.
+    pub fn counts(&self, by: By) -> bool {
+        self.reached || by != By::Child
+    }
+
     /// In a few words.
     pub fn brief(&self) -> String {
         let reached = if self.reached { "" } else { ", not reached" };
@@ -144,19 +144,12 @@ impl Tools {
         let begun = Instant::now();
         let cargo = || std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(if look.by == By::Cargo { cargo() } else { self.program.clone().into() });
-        command
-            .args(&look.args)
-            .env_remove(VARIABLE)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(&look.args).env_remove(VARIABLE);
         if let Some(bug) = bug {
             command.env(VARIABLE, bug);
         }
-        let mut child = command.spawn().map_err(|error| format!("{}: {error}", self.program.display()))?;
-        let (out, err) = (listen(child.stdout.take()), listen(child.stderr.take()));
-        let ended = wait(&mut child, Duration::from_secs(look.seconds_max));
-        let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+        let child::Ended { status: ended, out, err } =
+            child::run(&mut command, Duration::from_secs(look.seconds_max), REACHED)?;
         let report = out.lines().rev().find_map(|line| line.strip_prefix(REPORT));
         let report: Option<Report> = report.and_then(|report| serde_json::from_str(report).ok());
         let findings = match (ended, report, look.by) {
@@ -192,43 +185,20 @@ fn failed_test(out: &str) -> Found {
     Found { by: "test".to_owned(), what: if names.is_empty() { end_of(out) } else { names.join(", ") } }
 }
 
-/// How a child ended; `None` for one that had to be killed.
-fn wait(child: &mut Child, most: Duration) -> Option<std::process::ExitStatus> {
-    let until = Instant::now() + most;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < until => std::thread::sleep(LOOK),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return None;
-            }
-        }
-    }
-}
-
-/// Reads what a child says, so that it never waits for a reader. The last of it is kept.
-fn listen(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let (mut all, mut buffer) = (Vec::new(), vec![0; 65_536]);
-        let Some(mut stream) = stream else { return String::new() };
-        while let Ok(read @ 1..) = stream.read(&mut buffer) {
-            all.extend_from_slice(&buffer[..read]);
-            if all.len() > SAID_MAX {
-                let reached = all.windows(REACHED.len()).any(|window| window == REACHED.as_bytes());
-                all.drain(..all.len() - SAID_MAX / 2);
-                if reached {
-                    all.splice(..0, format!("{REACHED}\n").into_bytes());
-                }
-            }
-        }
-        String::from_utf8_lossy(&all).into_owned()
-    })
-}
-
 fn end_of(words: &str) -> String {
     let from = words.len().saturating_sub(WORDS_MAX);
     let from = (from..words.len()).find(|at| words.is_char_boundary(*at)).unwrap_or(words.len());
     words[from..].trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catch_without_the_bug_is_none() {
+        let (heard, not) = (Seen { reached: true, ..Seen::default() }, Seen::default());
+        assert!(heard.counts(By::Child) && !not.counts(By::Child));
+        assert!(not.counts(By::Chaos) && not.counts(By::Cargo));
+    }
 }

@@ -3,7 +3,8 @@
 //! Every bug of [`agora_planted::CATALOGUE`] is planted in turn and looked for in its own order of [`places`]: seeds of the
 //! simulation, campaigns against real processes, tests. Each look is a child process, so a bug that aborts or hangs a
 //! node costs one look and not the hunt. A bug counts as caught only by a checker that is silent without it: the same look
-//! is repeated with nothing planted. What no look catches is an open defect of the tests.
+//! is repeated with nothing planted. And it counts only if the wrong code ran; where that cannot be heard (nodes under attack
+//! write logs of their own, a test keeps its words), the table says so. What no look catches is an open defect of the tests.
 //!
 //! [`table`] writes what was found into the README, and as JSON beside it, so that one bug can be hunted again alone.
 
@@ -113,6 +114,10 @@ fn hunt_one(plant: &Plant, options: &Options, tools: &Tools) -> Result<Row, Stri
             }
             let alarmed = tools.alarmed(&look)?;
             let Some(finding) = seen.findings.iter().find(|finding| !alarmed.contains(&finding.by)) else { continue };
+            if !seen.counts(look.by) {
+                println!("  {}: found something, but nobody came to where the bug is planted", plant.name);
+                continue;
+            }
             row.caught = Some(Caught {
                 by: finding.by.clone(),
                 what: finding.what.clone(),
@@ -120,6 +125,7 @@ fn hunt_one(plant: &Plant, options: &Options, tools: &Tools) -> Result<Row, Stri
                 reproduce: look.reproduce(plant.name),
                 looks: number + 1,
                 seconds: row.seconds,
+                reached: seen.reached,
             });
             return Ok(row);
         }

@@ -36,6 +36,9 @@ pub struct Caught {
     pub looks: u32,
     /// Real time from the first look.
     pub seconds: f64,
+    /// The wrong code was heard to run in the look that caught it.
+    #[serde(default)]
+    pub reached: bool,
 }
 
 /// Rows by name of the bug.
@@ -79,14 +82,20 @@ pub fn markdown(rows: &Rows) -> String {
     let caught = known.iter().filter(|(_, row)| row.caught.is_some()).count();
     let mut text = format!("{caught} of {} planted bugs were caught.\n\n", CATALOGUE.len());
     text += "*safety* is looked at in every step of a simulation; *attack* is a fault that had not the effect it must have, or had \
-             one it must not have; *quiet*: the nodes do not come to stand alike in the end. A look is one seed, one run \
-             or one test; times are real, on the machine that made the table.\n\n";
+             one it must not have; *quiet*: the nodes do not come to stand alike in the end; *contradiction*: they say different \
+             things of one index. A look is one seed, one run \
+             or one test; *not heard*: nobody could tell that the wrong code ran; times are real, on the machine that made the table.\n\n";
     text += "| planted bug | what it does wrong | caught by | in | after |\n|---|---|---|---|---|\n";
     for (plant, row) in known {
         let (by, place, after) = match &row.caught {
             Some(caught) => (
                 caught.by.clone(),
-                caught.place.clone(),
+                // Tables of before this was kept know it of all looks together.
+                if caught.reached || row.reached {
+                    caught.place.clone()
+                } else {
+                    format!("{} (not heard)", caught.place)
+                },
                 format!("{} look{}, {:.0} s", caught.looks, if caught.looks == 1 { "" } else { "s" }, caught.seconds),
             ),
             None => ("**nothing**".to_owned(), String::new(), format!("{} looks, {:.0} s", row.looks, row.seconds)),

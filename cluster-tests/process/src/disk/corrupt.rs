@@ -6,12 +6,15 @@
 //! damage there would prove nothing.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use agora_scenario::cluster::{Damage, Part};
+
+use crate::shell;
 
 /// Size of what is lost at once when a disk loses a sector of today's size.
 pub const SECTOR_BYTES: u64 = 4_096;
@@ -196,15 +199,8 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<(), String> {
     if to.exists() {
         fs::remove_dir_all(to).map_err(|error| format!("{}: {error}", to.display()))?;
     }
-    let done = std::process::Command::new("cp")
-        .args(["-a", "--sparse=always"])
-        .args([from, to])
-        .output()
-        .map_err(|error| format!("cp: {error}"))?;
-    if done.status.success() {
-        return Ok(());
-    }
-    Err(format!("cp {} {}: {}", from.display(), to.display(), String::from_utf8_lossy(&done.stderr)))
+    let how = ["-a", "--sparse=always", "--"].map(OsStr::new);
+    shell::run("cp", how.into_iter().chain([from.as_os_str(), to.as_os_str()])).map(drop)
 }
 
 /// A field of a stored format, at its place in a file.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Attack, missing, named,
+    Attack, Turn, missing, named,
     recover::{Recovery, look, recover},
 };
 use crate::{
@@ -18,6 +18,8 @@ const CALM_MS: (u64, u64) = (100, 700);
 /// One or several attacks, each with as many rounds as the others, in an order that a seed decides.
 pub struct Campaign {
     attacks: Vec<Arc<dyn Attack>>,
+    /// Turn of each attack's first round.
+    first_turn: u64,
 }
 
 impl Campaign {
@@ -31,14 +33,19 @@ impl Campaign {
         if attacks.is_empty() {
             return Err("a campaign of no attack".to_owned());
         }
-        Ok(Campaign { attacks })
+        Ok(Campaign { attacks, first_turn: 0 })
     }
 
     /// Of the same attacks without those that this cluster cannot be attacked with; nothing if none is left.
     pub fn that_fits(names: &[&str], cluster: &dyn Cluster) -> Option<Campaign> {
         let attacks: Vec<_> = names.iter().filter_map(|name| named(name)).collect();
         let attacks: Vec<_> = attacks.into_iter().filter(|attack| missing(&**attack, cluster).0.is_empty()).collect();
-        (!attacks.is_empty()).then_some(Campaign { attacks })
+        (!attacks.is_empty()).then_some(Campaign { attacks, first_turn: 0 })
+    }
+
+    /// With another turn first: campaigns of few rounds each then hit leaders as often as followers.
+    pub fn from_turn(self, first_turn: u64) -> Campaign {
+        Campaign { first_turn, ..self }
     }
 
     /// The attacks.
@@ -48,7 +55,7 @@ impl Campaign {
 
     async fn go(&self, context: &Context) -> Result<(), String> {
         let mut rng = context.rng();
-        let mut turns = vec![0; self.attacks.len()];
+        let mut turns = vec![self.first_turn; self.attacks.len()];
         let mut order: Vec<usize> = Vec::new();
         loop {
             let calm = rng.between(CALM_MS.0, CALM_MS.1);
@@ -66,7 +73,7 @@ impl Campaign {
             let attack = &self.attacks[next];
             let mut chance = rng.fork(&format!("{} round {}", attack.name(), scene.turn));
             let named = |error| format!("{} round {}: {error}", attack.name(), scene.turn + 1);
-            attack.round(context, &mut chance, &scene).await.map_err(named)?;
+            attack.round(Turn { context, rng: &mut chance, scene: &scene }).await.map_err(named)?;
             match recover(context, true).await.map_err(named)? {
                 Recovery::Whole => {}
                 Recovery::Hopeless(nodes) => return Err(named(format!("nodes {nodes:?} do not stay up"))),

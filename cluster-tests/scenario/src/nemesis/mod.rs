@@ -50,6 +50,19 @@ use crate::{
     schedule::Context,
 };
 
+/// What a round of an attack is given.
+pub struct Turn<'a> {
+    /// What it acts with.
+    pub context: &'a Context,
+    /// Its own chance.
+    pub rng: &'a mut Rng,
+    /// The cluster as it was found.
+    pub scene: &'a Scene,
+}
+
+/// A round on its way to its end.
+pub type Done<'a> = BoxFuture<'a, Result<(), String>>;
+
 /// One kind of attack.
 pub trait Attack: Send + Sync + 'static {
     /// `N1` … `N18`.
@@ -83,13 +96,9 @@ pub trait Attack: Send + Sync + 'static {
     }
 
     /// Does the next round, to its end.
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             match self.plan(rng, scene) {
                 Some(round) => round::perform(context, self.name(), &round).await,
                 None => Ok(()),

@@ -6,11 +6,10 @@
 
 use std::time::Duration;
 
-use super::{Attack, Round, Scene, Step, round};
+use super::{Attack, Done, Round, Scene, Step, Turn, round};
 use crate::{
-    cluster::{Act, BoxFuture, DiskFault, Part},
+    cluster::{Act, DiskFault, Part},
     rng::Rng,
-    schedule::Context,
 };
 
 /// N8.
@@ -79,13 +78,9 @@ impl Attack for Disk {
 
     /// Alone, the node whose log was not synced is busy and must die of it; under other attacks it may have nothing to
     /// sync.
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let Some(mut planned) = self.plan(rng, scene) else { return Ok(()) };
             let log_fails = |step: &Step| {
                 matches!(step, Step::Do(Act::BreakDisk { fault: DiskFault::FsyncErrorOnce(Part::Log), .. }))

@@ -10,13 +10,13 @@ use std::time::Duration;
 use agora_history::NodeId;
 
 use super::{
-    Attack, Scene,
+    Attack, Done, Turn,
     recover::{self, Errand, Return},
     scene::only,
     watch,
 };
 use crate::{
-    cluster::{Act, BoxFuture, Damage, Part},
+    cluster::{Act, Damage, Part},
     rng::Rng,
     schedule::Context,
 };
@@ -66,13 +66,9 @@ impl Attack for Rot {
         true
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let node = scene.victim(rng);
             let rolled_back = scene.can_all(&[Act::KeepDirectory(1), Act::RestoreDirectory(1)]) && rng.per_mille(150);
             if rolled_back {

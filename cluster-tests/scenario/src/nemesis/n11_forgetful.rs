@@ -10,16 +10,13 @@ use std::time::Duration;
 use agora_history::NodeId;
 
 use super::{
-    Attack, Scene,
+    Attack, Done, Scene, Turn,
     recover::{self, Errand},
+    round::begin,
     scene::only,
     watch,
 };
-use crate::{
-    cluster::{Act, BoxFuture},
-    rng::Rng,
-    schedule::Context,
-};
+use crate::{cluster::Act, rng::Rng, schedule::Context};
 
 /// N11.
 pub struct Forgetful;
@@ -49,13 +46,9 @@ impl Attack for Forgetful {
         true
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let node = scene.victim(rng);
             match rng.below(5) {
                 0 if scene.can(&Act::Refound(node)) => replaced_by_a_stranger(context, node, rng).await,
@@ -68,9 +61,8 @@ impl Attack for Forgetful {
 
 async fn wiped(context: &Context, node: NodeId, rng: &mut Rng, scene: &Scene) -> Result<(), String> {
     let tip = watch::tip(context).await;
-    let targets = context.targets(&[node]).await;
-    context.wait_for_load().await;
-    let fault = context.begin_fault("N11", "directory wiped, old id", targets, &format!("node {node}, tip {tip}"));
+    let detail = format!("node {node}, tip {tip}");
+    let fault = begin(context, "N11", "directory wiped, old id", &[node], &detail).await;
     context.act(Act::Kill(only(node))).await?;
     context.act(Act::Wipe(node)).await?;
     watch::knocks(context, node, tip, rng).await?;
@@ -91,9 +83,8 @@ fn voters_but(scene: &Scene, node: NodeId) -> Vec<NodeId> {
 
 async fn replaced_by_a_stranger(context: &Context, node: NodeId, rng: &mut Rng) -> Result<(), String> {
     let tip = watch::tip(context).await;
-    let targets = context.targets(&[node]).await;
-    context.wait_for_load().await;
-    let fault = context.begin_fault("N11", "node of another cluster", targets, &format!("node {node}, tip {tip}"));
+    let detail = format!("node {node}, tip {tip}");
+    let fault = begin(context, "N11", "node of another cluster", &[node], &detail).await;
     context.act(Act::Kill(only(node))).await?;
     context.act(Act::Refound(node)).await?;
     watch::knocks(context, node, tip, rng).await?;
@@ -104,9 +95,7 @@ async fn replaced_by_a_stranger(context: &Context, node: NodeId, rng: &mut Rng) 
 
 /// A member is removed; then somebody adds its id again, and its old self comes back.
 async fn id_used_again(context: &Context, node: NodeId, rng: &mut Rng) -> Result<(), String> {
-    let targets = context.targets(&[node]).await;
-    context.wait_for_load().await;
-    let fault = context.begin_fault("N11", "id used again", targets, &format!("node {node}"));
+    let fault = begin(context, "N11", "id used again", &[node], &format!("node {node}")).await;
     recover::insist(context, &[node], Errand::Remove(node)).await?;
     let tip = watch::tip(context).await;
     // The answer must be a clear no; anything but that, or trouble on the way, is a yes.

@@ -8,12 +8,13 @@ use std::time::Duration;
 use agora_history::NodeId;
 
 use super::{
-    Attack, Scene,
+    Attack, Done, Scene, Turn,
     recover::{self, Errand},
+    round::begin,
     scene::only,
 };
 use crate::{
-    cluster::{Act, BoxFuture, Link},
+    cluster::{Act, Link},
     rng::Rng,
     schedule::Context,
 };
@@ -47,13 +48,9 @@ impl Attack for Churn {
         true
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let node = scene.victim(rng);
             match rng.below(4) {
                 0 => joins_while_one_is_cut_off(context, node, rng, scene).await,
@@ -65,12 +62,6 @@ impl Attack for Churn {
     }
 }
 
-async fn begin(context: &Context, kind: &str, node: NodeId, detail: &str) -> crate::recorder::FaultId {
-    context.wait_for_load().await;
-    let targets = context.targets(&[node]).await;
-    context.begin_fault("N12", kind, targets, &format!("node {node}, {detail}"))
-}
-
 async fn joins_while_one_is_cut_off(
     context: &Context,
     node: NodeId,
@@ -78,7 +69,7 @@ async fn joins_while_one_is_cut_off(
     scene: &Scene,
 ) -> Result<(), String> {
     let hold = rng.between(0, 1_000);
-    let fault = begin(context, "a node joins while one is cut off", node, &format!("hold {hold} ms")).await;
+    let fault = begin(context, "N12", "a node joins while one is cut off", &[node], &format!("hold {hold} ms")).await;
     let (one, rest) = (only(node), scene.rest(&only(node)));
     context.act(Act::SetLinks { from: one.clone(), to: rest.clone(), link: Link::CUT }).await?;
     context.act(Act::SetLinks { from: rest, to: one, link: Link::CUT }).await?;
@@ -95,7 +86,8 @@ async fn dies_while_a_node_is_promoted(context: &Context, node: NodeId, rng: &mu
     let (delay, down) = (rng.between(0, 120), rng.between(0, 1_500));
     let new = recover::add_learner(context, &[]).await?;
     let fault =
-        begin(context, "killed while a node is promoted", node, &format!("after {delay} ms, down {down} ms")).await;
+        begin(context, "N12", "killed while a node is promoted", &[node], &format!("after {delay} ms, down {down} ms"))
+            .await;
     let others: Vec<NodeId> =
         context.cluster().nodes().into_iter().filter(|other| *other != node && *other != new).collect();
     let via = rng.pick(&others).copied().ok_or("nobody to ask")?;
@@ -113,7 +105,7 @@ async fn dies_while_a_node_is_promoted(context: &Context, node: NodeId, rng: &mu
 }
 
 async fn leaves_and_another_comes(context: &Context, node: NodeId) -> Result<(), String> {
-    let fault = begin(context, "a member leaves and another comes", node, "").await;
+    let fault = begin(context, "N12", "a member leaves and another comes", &[node], "").await;
     recover::dismiss(context, node).await?;
     recover::enlist(context, &[]).await?;
     context.end_fault(fault);
@@ -122,7 +114,8 @@ async fn leaves_and_another_comes(context: &Context, node: NodeId) -> Result<(),
 
 async fn leadership_moves(context: &Context, node: NodeId, rng: &mut Rng, scene: &Scene) -> Result<(), String> {
     let times = rng.between(2, 5);
-    let fault = begin(context, "leadership moves and who gets it is killed", node, &format!("{times} times")).await;
+    let fault =
+        begin(context, "N12", "leadership moves and who gets it is killed", &[node], &format!("{times} times")).await;
     for turn in 0..times {
         let Some(leader) = context.some_leader().await else { break };
         let others: Vec<NodeId> = scene.voters.iter().copied().filter(|other| *other != leader).collect();

@@ -9,12 +9,8 @@ use std::time::Duration;
 
 use agora_history::NodeId;
 
-use super::{Attack, Scene, scene::only, watch};
-use crate::{
-    cluster::{Act, BoxFuture},
-    rng::Rng,
-    schedule::Context,
-};
+use super::{Attack, Done, Turn, round::begin, scene::only, watch};
+use crate::{cluster::Act, schedule::Context};
 
 /// N13.
 pub struct Snapshot;
@@ -42,23 +38,17 @@ impl Attack for Snapshot {
         Duration::from_secs(12)
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let node = scene.victim(rng);
             let purged = away_until_purged(context, node).await?;
             let kind = if purged { "killed while it receives a snapshot" } else { "killed while it catches up by log" };
             let plan: Vec<(u64, bool, bool)> = (0..rng.between(2, DEATHS_MAX))
                 .map(|_| (1 << rng.below(10), rng.per_mille(300), rng.per_mille(200)))
                 .collect();
-            context.wait_for_load().await;
-            let targets = context.targets(&[node]).await;
             let detail = format!("node {node}: (ms after start, power, sender) {plan:?}");
-            let fault = context.begin_fault(self.name(), kind, targets, &detail);
+            let fault = begin(context, self.name(), kind, &[node], &detail).await;
             for (most, power, sender) in plan {
                 context.act(Act::Start(node)).await?;
                 tokio::time::sleep(Duration::from_millis(rng.between(most / 2, most))).await;
@@ -78,11 +68,9 @@ impl Attack for Snapshot {
 
 /// Kills a node and waits until the leader no longer holds what follows its log; says whether that was so in time.
 async fn away_until_purged(context: &Context, node: NodeId) -> Result<bool, String> {
-    context.wait_for_load().await;
-    let targets = context.targets(&[node]).await;
     let end = watch::tip(context).await;
-    let fault =
-        context.begin_fault("N13", "away while the log is purged", targets, &format!("node {node}, log to {end}"));
+    let detail = format!("node {node}, log to {end}");
+    let fault = begin(context, "N13", "away while the log is purged", &[node], &detail).await;
     context.act(Act::Kill(only(node))).await?;
     let until = tokio::time::Instant::now() + PURGE_BOUND.min(context.left());
     let mut purged = false;

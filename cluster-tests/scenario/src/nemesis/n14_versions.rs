@@ -6,12 +6,8 @@
 
 use std::time::Duration;
 
-use super::{Attack, Scene, recover};
-use crate::{
-    cluster::{Act, BoxFuture},
-    rng::Rng,
-    schedule::Context,
-};
+use super::{Attack, Done, Turn, recover, round::begin};
+use crate::cluster::Act;
 
 /// N14.
 pub struct Versions;
@@ -37,13 +33,9 @@ impl Attack for Versions {
         Duration::from_secs(8)
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let mut order = scene.voters.clone();
             rng.shuffle(&mut order);
             // The leader first on even turns; otherwise it may well be met twice.
@@ -53,9 +45,8 @@ impl Attack for Versions {
                 let swaps = scene.can(&Act::SwapBinary(node)) && rng.per_mille(600);
                 let kind = if swaps { "restart with the other binary" } else { "restart in a row" };
                 let down = rng.between(0, 400);
-                context.wait_for_load().await;
-                let targets = context.targets(&[node]).await;
-                let fault = context.begin_fault(self.name(), kind, targets, &format!("node {node}, down {down} ms"));
+                let detail = format!("node {node}, down {down} ms");
+                let fault = begin(context, self.name(), kind, &[node], &detail).await;
                 if swaps {
                     context.act(Act::SwapBinary(node)).await?;
                 }

@@ -13,17 +13,13 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Attack, Scene,
+    Attack, Done, Turn,
     recover::{self, Errand},
+    round::begin,
     scene::only,
     watch,
 };
-use crate::{
-    admin::ACT,
-    cluster::{Act, BoxFuture},
-    rng::Rng,
-    schedule::Context,
-};
+use crate::{admin::ACT, cluster::Act, rng::Rng, schedule::Context};
 
 /// N16.
 pub struct OldCopy;
@@ -49,13 +45,9 @@ impl Attack for OldCopy {
         true
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let node = scene.victim(rng);
             if rng.per_mille(500) {
                 watch::roll_back(context, self.name(), node, rng).await
@@ -68,10 +60,8 @@ impl Attack for OldCopy {
 
 async fn snapshot_during_chaos(context: &Context, node: NodeId, rng: &mut Rng) -> Result<(), String> {
     let (delay, down, power) = (1 << rng.below(8), rng.between(0, 800), rng.per_mille(500));
-    context.wait_for_load().await;
-    let targets = context.targets(&[node]).await;
     let detail = format!("node {node} dies {delay} ms after it was asked, power {power}, down {down} ms");
-    let fault = context.begin_fault("N16", "dies while it writes a snapshot file", targets, &detail);
+    let fault = begin(context, "N16", "dies while it writes a snapshot file", &[node], &detail).await;
     let (_, died) = tokio::join!(biased; context.admin().snapshot(node), async {
         tokio::time::sleep(Duration::from_millis(delay)).await;
         context.act(if power { Act::PowerLoss(only(node)) } else { Act::Kill(only(node)) }).await

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http::Method;
 use tokio::task::JoinSet;
 
-use super::{Attack, Scene};
+use super::{Attack, Done, Turn, round::begin};
 use crate::{
-    cluster::{Act, BoxFuture, Cluster, HttpRequest, Port},
+    cluster::{Act, Cluster, HttpRequest, Port},
     rng::Rng,
     schedule::Context,
 };
@@ -51,13 +51,9 @@ impl Attack for Strangers {
         vec![raw(1, Port::Http, 1, b""), raw(1, Port::Peer, 1, b"")]
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let node = scene.victim(rng);
             let count = rng.between(REQUESTS_MAX / 8, REQUESTS_MAX);
             let silent = rng.between(1, 100) as u32;
@@ -69,10 +65,8 @@ impl Attack for Strangers {
                 raw(node, Port::Peer, silent, b"AGORA-P\x01"),
             ];
             let opened: Vec<Act> = raws.into_iter().filter(|act| scene.can(act) && rng.per_mille(500)).collect();
-            context.wait_for_load().await;
-            let targets = context.targets(&[node]).await;
             let detail = format!("node {node}, {count} requests, {opened:?}");
-            let fault = context.begin_fault(self.name(), "strangers", targets, &detail);
+            let fault = begin(context, self.name(), "strangers", &[node], &detail).await;
             for act in opened {
                 context.act(act).await?;
             }

@@ -6,12 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use agora_history::NodeId;
 
-use super::{Attack, Round, Scene, all, missing, recover, round};
-use crate::{
-    cluster::{Act, BoxFuture},
-    rng::Rng,
-    schedule::Context,
-};
+use super::{Attack, Done, Round, Scene, Turn, all, missing, recover, round};
+use crate::{cluster::Act, rng::Rng, schedule::Context};
 
 /// N18.
 pub struct Overlap;
@@ -33,13 +29,9 @@ impl Attack for Overlap {
         Duration::from_secs(10)
     }
 
-    fn round<'a>(
-        &'a self,
-        context: &'a Context,
-        rng: &'a mut Rng,
-        scene: &'a Scene,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn round<'a>(&'a self, turn: Turn<'a>) -> Done<'a> {
         Box::pin(async move {
+            let Turn { context, rng, scene } = turn;
             let rounds = choose(context, rng, scene);
             let majority: Vec<NodeId> = {
                 let mut voters = scene.voters.clone();
@@ -58,9 +50,7 @@ impl Attack for Overlap {
                 .collect::<std::collections::BTreeSet<_>>()
                 .into_iter()
                 .collect();
-            context.wait_for_load().await;
-            let targets = context.targets(&hit).await;
-            let fault = context.begin_fault(self.name(), &names.join(" + "), targets, &detail);
+            let fault = round::begin(context, self.name(), &names.join(" + "), &hit, &detail).await;
             for (_, round) in &rounds {
                 round::take(context, &round.strike).await?;
                 context.pause(Duration::from_millis(rng.between(0, 300))).await;

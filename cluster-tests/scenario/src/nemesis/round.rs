@@ -10,6 +10,7 @@ use agora_history::NodeId;
 
 use crate::{
     cluster::{Act, Link},
+    recorder::FaultId,
     schedule::Context,
 };
 
@@ -200,14 +201,19 @@ async fn ask(context: &Context, wish: &Wish) {
     });
 }
 
+/// Notes the beginning of a fault that hits these nodes, once they have requests under way: with what part each plays then.
+pub async fn begin(context: &Context, name: &str, kind: &str, nodes: &[NodeId], detail: &str) -> FaultId {
+    context.wait_for_load().await;
+    let targets = context.targets(nodes).await;
+    context.begin_fault(name, kind, targets, detail)
+}
+
 /// Does a round: notes its beginning, strikes, holds, heals, notes its end.
 ///
 /// # Errors
 /// An act that was not done.
 pub async fn perform(context: &Context, name: &str, round: &Round) -> Result<(), String> {
-    context.wait_for_load().await;
-    let targets = context.targets(&round.targets).await;
-    let fault = context.begin_fault(name, &round.kind, targets, &round.detail());
+    let fault = begin(context, name, &round.kind, &round.targets, &round.detail()).await;
     take(context, &round.strike).await?;
     context.pause(Duration::from_millis(round.hold_ms)).await;
     take(context, &round.heal).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use agora_history::NodeId;
 use tokio::time::Instant;
 
-use super::{recover, scene::only};
+use super::{recover, round::begin, scene::only};
 use crate::{cluster::Act, rng::Rng, schedule::Context};
 
 const LOOK: Duration = Duration::from_millis(50);
@@ -108,11 +108,9 @@ pub async fn tip(context: &Context) -> u64 {
 /// It was let in, or the cluster did not heal.
 pub async fn roll_back(context: &Context, name: &str, node: NodeId, rng: &mut Rng) -> Result<(), String> {
     let (age, down) = (rng.between(500, 2_500), rng.between(0, 500));
-    context.wait_for_load().await;
-    let targets = context.targets(&[node]).await;
     let detail =
         format!("node {node} killed, kept, started, killed after {age} ms, old directory back after {down} ms");
-    let fault = context.begin_fault(name, "directory rolled back", targets, &detail);
+    let fault = begin(context, name, "directory rolled back", &[node], &detail).await;
     context.act(Act::Kill(only(node))).await?;
     context.act(Act::KeepDirectory(node)).await?;
     context.act(Act::Start(node)).await?;

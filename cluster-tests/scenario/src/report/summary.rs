@@ -6,7 +6,7 @@ use agora_checkers::{
     Checked,
     c10_recovery::{Pace, Silences, bucket},
 };
-use agora_history::{Answer, Call, Item, Micros, Op, Operation, Outcome, Reply, Role, RunData, operations};
+use agora_history::{Answer, Item, Micros, Op, Operation, Outcome, Reply, Role, RunData, operations};
 use serde::{Deserialize, Serialize};
 
 /// Findings a summary lists; all are counted.
@@ -381,7 +381,7 @@ fn orders_of(operation: &Operation<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use agora_history::{Fault, Target};
+    use agora_history::{Call, Fault, Target};
 
     use super::*;
 
