@@ -465,3 +465,51 @@ fn rot_in_any_file_is_lost_or_an_error_and_never_other_rows() {
     }
     assert!(lost > 0 && errors > 0 && harmless > 0, "{lost} lost, {errors} errors, {harmless} harmless");
 }
+
+#[test]
+fn rows_that_were_found_damaged_are_opened_as_they_are_where_nobody_has_better_ones() {
+    let store = Store::new(&[(44, Keyspace::Entity)]);
+    let mut all = Vec::new();
+    files(&store.path(), &mut all);
+    all.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("tables")));
+    let table = all.iter().max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
+    let name = table.strip_prefix(store.path()).unwrap();
+    let copy = store.copy();
+    let path = copy.path().join(name);
+    let mut content = fs::read(&path).unwrap();
+    content[3_000] ^= 4;
+    fs::write(&path, content).unwrap();
+    let rows = FjallRows::open(&copy.path(), &options(), SYNCED).unwrap().unwrap();
+    scrub::scrub(&*rows.view().unwrap()).unwrap_err();
+    assert!(rows.damage().is_some());
+    drop(rows);
+    for life in 0..2u64 {
+        let met = FjallRows::open(&copy.path(), &options(), SYNCED).unwrap();
+        assert!(met.is_err_and(|why| why.contains("found damaged")), "life {life}");
+        let rows = FjallRows::open_as_it_is(&copy.path(), &options(), SYNCED).unwrap().unwrap();
+        assert_eq!(rows.applied(), BATCHES + life);
+        // What is gone is gone, and no reason to end again; everything else is there, and it goes on.
+        scrub::scrub(&*rows.view().unwrap()).unwrap_err();
+        assert_eq!(rows.damage(), None, "life {life}");
+        for index in 1..=BATCHES + life {
+            let found = rows.get(Keyspace::Feed, &index.to_be_bytes()).unwrap();
+            assert_eq!(found, Some(vec![1; 60]), "life {life}, index {index}");
+        }
+        rows.commit(batch(BATCHES + life + 1)).unwrap();
+    }
+    // Rows that are behind what was recorded as durable are not better than none.
+    let behind = FjallRows::open_as_it_is(&copy.path(), &options(), BATCHES + 10).unwrap();
+    assert!(behind.is_err_and(|why| why.contains("behind the synced index")));
+}
+
+/// Reading the first bytes of a process's memory is EIO, as reading a bad sector is.
+#[test]
+#[cfg(target_os = "linux")]
+fn rows_of_which_the_disk_cannot_read_a_file_are_lost_and_no_reason_not_to_start() {
+    let store = Store::new(&[]);
+    let journal = store.journal();
+    fs::remove_file(&journal).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", &journal).unwrap();
+    let reason = store.open(SYNCED).unwrap_err();
+    assert!(reason.contains("cannot be read") && reason.contains("os error 5"), "{reason}");
+}

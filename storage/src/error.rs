@@ -8,6 +8,10 @@ use std::io;
 /// Result with this crate's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What Linux answers where a medium, or the file system on it, cannot give back what it holds: EIO, ENODATA, EBADMSG, EILSEQ,
+/// EUCLEAN, EREMOTEIO.
+const UNREADABLE: [i32; 6] = [5, 61, 74, 84, 117, 121];
+
 /// A failure of storage. Messages are lower case and carry the values.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -92,6 +96,19 @@ impl Error {
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let what = what.into();
         move |source| Error::Io { what, source }
+    }
+
+    /// Why rows cannot be relied on any more, if this error of reading some of them says so: bytes that are not what was
+    /// written, or a place that the disk cannot read. What the system refuses for want of something else (memory, open
+    /// files) says nothing about the rows.
+    pub(crate) fn damage(&self) -> Option<String> {
+        match self {
+            Error::Corrupt(what) => Some(what.clone()),
+            Error::Io { what, source } if source.raw_os_error().is_some_and(|code| UNREADABLE.contains(&code)) => {
+                Some(format!("{what}: {source}"))
+            }
+            _ => None,
+        }
     }
 
     /// Damage, with a message.

@@ -171,6 +171,17 @@ impl FjallRows {
         options: &RowOptions,
         synced_index: u64,
     ) -> Result<Result<FjallRows, String>> {
+        match FjallRows::try_open(dir, options, synced_index) {
+            // What the disk cannot read is lost, whatever it was.
+            Err(error) => match error.damage() {
+                Some(reason) => Ok(Err(format!("{} cannot be read: {reason}", dir.display()))),
+                None => Err(error),
+            },
+            opened => opened,
+        }
+    }
+
+    fn try_open(dir: &Path, options: &RowOptions, synced_index: u64) -> Result<Result<FjallRows, String>> {
         let lost = |reason: String| Ok(Err(reason));
         if !dir.is_dir() {
             return lost(format!("{} is missing", dir.display()));

@@ -50,7 +50,7 @@ pub use error::{Error, Result};
 pub use keyspaces::{Keyspace, Keyspaces};
 pub use log::{Identity, LogBounds, LogOp, LogStore, PurgeMark};
 pub use mem_disk::MemDisk;
-pub use mem_faults::{MemCall, MemFault, Spoil};
+pub use mem_faults::{BrokenRow, MemCall, MemFault, Spoil};
 pub use mem_rows::MemRows;
 pub use meta::{LogPosition, StateHeader, StoredMembership};
 pub use open::{Expect, NewIdentity, Opened, open};

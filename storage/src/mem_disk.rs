@@ -22,8 +22,9 @@ use parking_lot::Mutex;
 use crate::{
     disk::{Disk, DiskUsage, OpenedRows, ReadSeekSend, SnapshotFile, SnapshotInfo, check_snapshot_name},
     error::{Error, Result},
+    keyspaces::Keyspace,
     log::LogStore,
-    mem_faults::{Faults, MemCall, MemFault, Spoil},
+    mem_faults::{BrokenRow, Faults, MemCall, MemFault, Spoil},
     mem_rows::Shared,
     rows::Rows,
 };
@@ -111,6 +112,13 @@ impl MemDisk {
         true
     }
 
+    /// A row of a generation cannot be read from now on, until it is written anew. True if there is such a generation.
+    pub fn break_row(&self, generation: u64, keyspace: Keyspace, key: &[u8], how: BrokenRow) -> bool {
+        let inner = self.inner.lock();
+        let shared = inner.generations.get(&generation);
+        shared.inspect(|shared| shared.break_row(keyspace, key, how)).is_some()
+    }
+
     /// Spoils the newest snapshot. True if there is one.
     pub fn spoil_snapshot(&self, spoil: Spoil) -> bool {
         let mut inner = self.inner.lock();
@@ -183,6 +191,16 @@ impl Disk for MemDisk {
     }
 
     fn open_rows(&self, generation: u64, synced_index: u64) -> Result<OpenedRows> {
+        let found = self.inner.lock().generations.get(&generation).and_then(|shared| shared.found_damaged());
+        match found {
+            Some(found) => {
+                Ok(OpenedRows::Lost { reason: format!("generation {generation} was found damaged: {found}") })
+            }
+            None => self.open_damaged_rows(generation, synced_index),
+        }
+    }
+
+    fn open_damaged_rows(&self, generation: u64, synced_index: u64) -> Result<OpenedRows> {
         let (shared, faults, spoiled) = {
             let inner = self.inner.lock();
             let shared = inner.generations.get(&generation).cloned();

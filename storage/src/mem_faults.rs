@@ -4,6 +4,8 @@ use std::io;
 
 use parking_lot::Mutex;
 
+use crate::error::Error;
+
 /// A disk that answers with errors. The kinds add up until [`crate::MemDisk::mend`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemFault {
@@ -50,6 +52,26 @@ pub enum Spoil {
         /// Where.
         at: u32,
     },
+}
+
+/// Why a row cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenRow {
+    /// Its bytes are not what was written.
+    Rotten,
+    /// The disk answers with an error.
+    Unreadable,
+}
+
+impl BrokenRow {
+    /// What a read of it answers.
+    pub(crate) fn error(self) -> Error {
+        match self {
+            BrokenRow::Rotten => Error::corrupt("a row in memory: checksum does not match"),
+            // EIO
+            BrokenRow::Unreadable => Error::io("read rows in memory")(io::Error::from_raw_os_error(5)),
+        }
+    }
 }
 
 const ZEROED_BYTES: usize = 4_096;

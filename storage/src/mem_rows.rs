@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use agora_planted::{self as planted, Bug};
@@ -17,7 +17,7 @@ use crate::{
     batch::{Batch, Op},
     error::{Error, Result},
     keyspaces::Keyspace,
-    mem_faults::Faults,
+    mem_faults::{BrokenRow, Faults},
     rows::{INGEST_ROWS_MAX, Row, RowStats, RowView, Rows, check_buckets, check_next, goes_later},
 };
 
@@ -34,6 +34,15 @@ pub struct MemRows {
     shared: Arc<Shared>,
     epoch: u64,
     faults: Arc<Faults>,
+    damage: Damage,
+}
+
+/// The damage that one life of a store has met.
+#[derive(Clone, Default)]
+struct Damage {
+    reason: Arc<OnceLock<String>>,
+    /// It is known already: what can be read is read.
+    tolerated: bool,
 }
 
 /// What all handles of one generation share, and what survives a restart.
@@ -61,6 +70,10 @@ struct State {
     rows: u64,
     bytes: u64,
     commits: u64,
+    /// Rows that cannot be read until they are written anew.
+    broken: BTreeMap<(Keyspace, Vec<u8>), BrokenRow>,
+    /// That a read has met one of them, as a later start knows it.
+    found_damaged: Option<String>,
 }
 
 /// Versions of one key, oldest first: the version that wrote it, and the value, or `None` where it was removed.
@@ -73,6 +86,9 @@ fn at_version(versions: &Versions, version: u64) -> Option<&Arc<[u8]>> {
 impl State {
     fn write(&mut self, version: u64, keyspace: Keyspace, key: Vec<u8>, value: Option<Arc<[u8]>>) {
         self.bytes += value.as_ref().map_or(0, |value| value.len() as u64);
+        if !self.broken.is_empty() {
+            self.broken.remove(&(keyspace, key.clone()));
+        }
         let versions = self.spaces.entry(keyspace).or_default().entry(key.clone()).or_default();
         let was = versions.last().is_some_and(|(_, value)| value.is_some());
         match (was, value.is_some()) {
@@ -186,7 +202,19 @@ impl Shared {
 
     /// The same, on a disk that may fail.
     pub(crate) fn handle_with(self: &Arc<Self>, faults: Arc<Faults>) -> MemRows {
-        MemRows { epoch: self.state.lock().epoch, shared: self.clone(), faults }
+        let state = self.state.lock();
+        let damage = Damage { tolerated: state.found_damaged.is_some(), ..Damage::default() };
+        MemRows { epoch: state.epoch, shared: self.clone(), faults, damage }
+    }
+
+    /// A row cannot be read from now on.
+    pub(crate) fn break_row(&self, keyspace: Keyspace, key: &[u8], how: BrokenRow) {
+        self.state.lock().broken.insert((keyspace, key.to_vec()), how);
+    }
+
+    /// What a read has met in this life or an earlier one.
+    pub(crate) fn found_damaged(&self) -> Option<String> {
+        self.state.lock().found_damaged.clone()
     }
 
     /// The process died: all handles are dead, and everything that was written stays.
@@ -244,11 +272,28 @@ impl MemRows {
         }
         Ok(state)
     }
+
+    /// Fails if a row is broken, and notes it.
+    fn check_row(&self, state: &mut State, keyspace: Keyspace, key: &[u8]) -> Result<()> {
+        if state.broken.is_empty() {
+            return Ok(());
+        }
+        let Some(how) = state.broken.get(&(keyspace, key.to_vec())) else { return Ok(()) };
+        let error = how.error();
+        if let Some(what) = error.damage()
+            && !self.damage.tolerated
+        {
+            state.found_damaged.get_or_insert_with(|| what.clone());
+            let _ = self.damage.reason.set(what);
+        }
+        Err(error)
+    }
 }
 
 impl Rows for MemRows {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let state = self.lock()?;
+        let mut state = self.lock()?;
+        self.check_row(&mut state, keyspace, key)?;
         Ok(state
             .spaces
             .get(&keyspace)
@@ -351,6 +396,10 @@ impl Rows for MemRows {
             ..RowStats::default()
         }
     }
+
+    fn damage(&self) -> Option<String> {
+        self.damage.reason.get().cloned()
+    }
 }
 
 /// A view: the version it reads at, kept alive in the store until it is dropped.
@@ -375,7 +424,7 @@ impl Drop for MemView {
 
 impl MemView {
     fn chunk(&self, keyspace: Keyspace, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>, reverse: bool) -> Result<Vec<Row>> {
-        let state = self.rows.lock()?;
+        let mut state = self.rows.lock()?;
         let Some(space) = state.spaces.get(&keyspace) else {
             return Ok(Vec::new());
         };
@@ -387,11 +436,17 @@ impl MemView {
             at_version(versions, self.version).map(|value| (key.clone(), value.to_vec()))
         };
         let range = space.range::<[u8], _>(bounds);
-        Ok(if reverse {
+        let rows: Vec<Row> = if reverse {
             range.rev().filter_map(present).take(SCAN_ROWS_MAX).collect()
         } else {
             range.filter_map(present).take(SCAN_ROWS_MAX).collect()
-        })
+        };
+        if !state.broken.is_empty() {
+            for (key, _) in &rows {
+                self.rows.check_row(&mut state, keyspace, key)?;
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -410,7 +465,8 @@ pub(crate) fn owned(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
 
 impl RowView for MemView {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let state = self.rows.lock()?;
+        let mut state = self.rows.lock()?;
+        self.rows.check_row(&mut state, keyspace, key)?;
         Ok(state
             .spaces
             .get(&keyspace)

@@ -30,14 +30,14 @@ impl Damage {
         Damage { dir: dir.to_path_buf(), reason: OnceLock::new(), tolerated }
     }
 
-    /// Passes an error of reading on, and notes it if it means that bytes are not what was written.
+    /// Passes an error of reading on, and notes it if it means that bytes are not what was written or cannot be read.
     pub(super) fn note(&self, error: Error) -> Error {
-        if let Error::Corrupt(what) = &error
+        if let Some(what) = error.damage()
             && !self.tolerated
             && self.reason.set(what.clone()).is_ok()
         {
             tracing::error!(dir = %self.dir.display(), what, "rows are damaged: they are given up at the next start");
-            if let Err(error) = self.write(what) {
+            if let Err(error) = self.write(&what) {
                 // Whoever reads the block again meets it again.
                 tracing::warn!(%error, "the damage of the rows could not be written down");
             }
@@ -62,4 +62,31 @@ impl Damage {
 pub(super) fn met_before(dir: &Path) -> Option<String> {
     let bytes = fs::read(dir.join(MARK)).ok()?;
     Some(String::from_utf8_lossy(&bytes[..bytes.len().min(REASON_BYTES_MAX)]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_place_that_cannot_be_read_is_damage_and_a_want_of_open_files_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |code| Error::Io { what: "rows".into(), source: io::Error::from_raw_os_error(code) };
+        let damage = Damage::new(dir.path(), false);
+        // EMFILE, ENOMEM, EACCES: the next read may do better, and the next start.
+        for code in [24, 12, 13] {
+            damage.note(read(code));
+        }
+        assert_eq!((damage.reason(), met_before(dir.path())), (None, None));
+        damage.note(read(5));
+        let reason = damage.reason().unwrap();
+        assert!(reason.contains("os error 5"), "{reason}");
+        assert_eq!(met_before(dir.path()), Some(reason));
+        // Where it is known already there is nothing to note.
+        let tolerated = Damage::new(dir.path(), true);
+        tolerated.note(read(5));
+        assert_eq!(tolerated.reason(), None);
+    }
 }
