@@ -250,14 +250,23 @@ async fn run(admin: &Admin, via: NodeId, errand: Errand) -> Result<(), String> {
 }
 
 /// Repeats an operator's request, at this node and that, until it is done or refused for good. Those to `avoid` are not
-/// asked.
+/// asked. A node that has to read all its rows may meet rot that an earlier attack left in them, and ends to make them anew:
+/// it is started again, as a supervisor would.
 ///
 /// # Errors
 /// The last answer.
 pub async fn insist(context: &Context, avoid: &[NodeId], errand: Errand) -> Result<(), String> {
     let bound = Instant::now() + STEP_BOUND;
     let mut last = "nobody to ask".to_owned();
+    let mut starts = 0;
     loop {
+        if let Errand::Snapshot(node) = errand
+            && starts < STARTS_MAX
+            && !context.cluster().is_up(node)
+        {
+            starts += 1;
+            act_if_there(context, Act::Start(node)).await?;
+        }
         let nodes = context.cluster().nodes();
         for via in nodes.into_iter().filter(|node| context.cluster().is_up(*node) && !avoid.contains(node)) {
             match run(context.admin(), via, errand).await {
