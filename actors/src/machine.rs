@@ -13,6 +13,8 @@ use crate::{host::Feed, hosts::Hosts, metrics::Counters};
 
 /// The replicated state machine of a shop.
 pub struct ShopMachine {
+    /// This node: who waits for an entry's answers waits where it was proposed.
+    node: u64,
     machine: Machine,
     hosts: Arc<Hosts>,
     counters: Arc<Counters>,
@@ -20,8 +22,8 @@ pub struct ShopMachine {
 
 impl ShopMachine {
     /// A machine that is opened by the first [`Apply::reset`].
-    pub fn new(hosts: Arc<Hosts>, counters: Arc<Counters>) -> Self {
-        Self { machine: Machine::default(), hosts, counters }
+    pub fn new(node: u64, hosts: Arc<Hosts>, counters: Arc<Counters>) -> Self {
+        Self { node, machine: Machine::default(), hosts, counters }
     }
 }
 
@@ -38,7 +40,10 @@ impl Apply for ShopMachine {
         let result = match entry.payload {
             Payload::Blank => self.machine.apply_blank(rows, position),
             Payload::Membership(bytes) => self.machine.apply_membership(rows, position, bytes),
-            Payload::Entry(bytes) => self.machine.apply_entry(rows, position, bytes),
+            Payload::Entry(bytes) => {
+                let node = self.node;
+                self.machine.apply_for(rows, position, bytes, |header| header.node == node)
+            }
         };
         let EntryResult { results, changes, at, entry_reign, state } = result.map_err(stop)?;
         self.counters.applied(&results, &changes);

@@ -5,10 +5,13 @@
 
 use std::{ops::Bound, time::Duration};
 
-use agora_apply::{answer, schema};
+use agora_apply::{
+    answer,
+    schema::{self, Moves},
+};
 use agora_domain::{
     Account, AccountId, Answer, Change, Claim, Kind, Order, OrderId, OrderStatus, Sku, SkuId, Uid,
-    fact::{EntryFact, Fact, FactRow},
+    fact::{EntryFact, Fact},
     ledger::LedgerRow,
     transaction::OutcomeRow,
 };
@@ -120,7 +123,12 @@ impl ReadView {
     }
 
     fn entity<T: DeserializeOwned>(&self, kind: Kind, id: u128) -> Result<Option<T>> {
-        self.view.get(Keyspace::Entity, &schema::entity(kind, id))?.map(|bytes| schema::decode(&bytes)).transpose()
+        Ok(self.row(kind, id)?.map(|(state, _)| state))
+    }
+
+    fn row<T: DeserializeOwned>(&self, kind: Kind, id: u128) -> Result<Option<(T, Moves)>> {
+        let row = self.view.get(Keyspace::Entity, &schema::entity(kind, id))?;
+        row.map(|bytes| schema::decode_entity(&bytes)).transpose()
     }
 
     fn entities<T: DeserializeOwned>(&self, kind: Kind, after: Option<u128>, limit: usize) -> Result<Page<T>> {
@@ -133,7 +141,7 @@ impl ReadView {
             if items.len() == limit {
                 return Ok(Page { items, more: true });
             }
-            items.push(schema::decode(&row?.1)?);
+            items.push(schema::decode_entity(&row?.1)?.0);
         }
         Ok(Page { items, more: false })
     }
@@ -216,7 +224,7 @@ impl ReadView {
             if prefix == [schema::TIMERS] {
                 // Sorted by the time they expire, which an order keeps when it moves on.
                 let due_ms = self.order(after)?.map_or(0, |order| order.expire_ms);
-                edge = schema::timer(due_ms, after);
+                edge = schema::timer(due_ms, after).to_vec();
             } else {
                 edge.extend_from_slice(&after.0.0.to_be_bytes());
             }
@@ -259,7 +267,7 @@ impl ReadView {
         let (from, to) = (key::feed(index, 0), key::feed(index, sub));
         let mut rows = self.view.scan(Keyspace::Feed, Bound::Excluded(&from), Bound::Included(&to), true);
         let (row_key, value) = rows.next().ok_or_else(missing)??;
-        let mut facts = schema::decode::<FactRow>(&value)?.facts(place(&row_key)?.1);
+        let mut facts = schema::decode_facts(&value, place(&row_key)?.1)?.into_iter();
         facts.find(|(at, _)| *at == sub).map(|(_, fact)| fact).ok_or_else(missing)
     }
 
@@ -279,20 +287,31 @@ impl ReadView {
         let Some(sku) = sku else { return self.all_movements(after, limit) };
         let prefix = key::index_entry(schema::MOVEMENTS, &sku.0.0.to_be_bytes(), &[]);
         let end = key::prefix_end(&prefix).unwrap_or_default();
-        let edge = after.map_or_else(|| prefix.clone(), |(index, sub)| schema::movement(sku, index, sub));
-        let from = if after.is_some() { Bound::Excluded(edge.as_slice()) } else { Bound::Included(edge.as_slice()) };
-        let mut items = Vec::new();
-        let mut last = None;
-        for row in self.view.scan(Keyspace::Index, from, Bound::Excluded(&end), false) {
-            if items.len() == limit {
-                return Ok((Page { items, more: true }, last));
+        // A row holds many, under the place of its first: the one to go on behind lies in the last row at or before it.
+        let first = match after {
+            None => prefix.clone(),
+            Some((index, sub)) => {
+                let edge = schema::movement(sku, index, sub);
+                let (from, to) = (Bound::Included(prefix.as_slice()), Bound::Included(&*edge));
+                let row = self.view.scan(Keyspace::Index, from, to, true).next().transpose()?;
+                row.map_or_else(|| prefix.clone(), |(row_key, _)| row_key)
             }
-            let row_key = row?.0;
-            let place = row_key.get(prefix.len()..).and_then(key::parse_feed);
-            let (index, sub) = place.ok_or_else(|| Error::corrupt("a movement row without a place in the feed"))?;
-            last = Some((index, sub));
-            let time_ms = self.entry_fact(index)?.time_ms;
-            items.push(Movement { index, sub, time_ms, fact: self.fact(index, sub)? });
+        };
+        let rows = self.view.scan(Keyspace::Index, Bound::Included(&first), Bound::Excluded(&end), false);
+        let latest = self.row::<Sku>(Kind::Sku, sku.0.0)?.map(|(_, moves)| Ok(moves));
+        let (mut items, mut last) = (Vec::new(), None);
+        for moves in rows.map(|row| schema::decode::<Moves>(&row?.1)).chain(latest) {
+            for (index, sub) in moves?.places() {
+                if after.is_some_and(|after| (index, sub) <= after) {
+                    continue;
+                }
+                if items.len() == limit {
+                    return Ok((Page { items, more: true }, last));
+                }
+                last = Some((index, sub));
+                let time_ms = self.entry_fact(index)?.time_ms;
+                items.push(Movement { index, sub, time_ms, fact: self.fact(index, sub)? });
+            }
         }
         Ok((Page { items, more: false }, last))
     }
@@ -317,7 +336,7 @@ impl ReadView {
                 time_ms = schema::decode::<EntryFact>(&value)?.time_ms;
                 continue;
             }
-            for (sub, fact) in schema::decode::<FactRow>(&value)?.facts(sub) {
+            for (sub, fact) in schema::decode_facts(&value, sub)? {
                 if (index, sub) <= after {
                     continue;
                 }
@@ -356,7 +375,7 @@ impl ReadView {
             }
             let of = entry.as_ref().ok_or_else(|| Error::corrupt(format!("the feed begins inside entry {index}")))?;
             let (time_ms, prev_head) = (of.time_ms, of.prev_head);
-            let facts = schema::decode::<FactRow>(&value)?.facts(sub);
+            let facts = schema::decode_facts(&value, sub)?.into_iter();
             items.extend(facts.map(|(sub, fact)| FeedItem { index, sub, time_ms, prev_head, fact }));
         }
         Ok(items)

@@ -268,7 +268,7 @@ impl Shop {
                 .map_err(spawn)?,
             HostSet::<Claim>::start_with(1, share(8), source.load(), source.wrong()).await.map_err(spawn)?,
         ));
-        let machine = ShopMachine::new(Arc::clone(&hosts), Arc::clone(&counters));
+        let machine = ShopMachine::new(raft.node_id, Arc::clone(&hosts), Arc::clone(&counters));
         let desk = Arc::new(PeerDesk::default());
         let node = raft.node_id;
         let raft = RaftNode::start(world.clone(), raft, boot, machine, Arc::clone(&desk) as _).await?;

@@ -10,35 +10,73 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::{key::KEY_BYTES_MAX, keyspaces::Keyspace};
+use crate::{key::KEY_BYTES_MAX, keyspaces::Keyspace, row_format};
 
 /// Longest value of a row, in bytes. Values longer than 2 KiB are split inside the stores.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// One change. `old_bytes` is the length of the value that is replaced, 0 if there is none: the stores need it to
-/// remove the continuation rows of a longer old value.
-#[derive(Clone, Debug)]
-pub(crate) enum Op {
-    Put { keyspace: Keyspace, key: Vec<u8>, value: Vec<u8>, old_bytes: usize },
-    Remove { keyspace: Keyspace, key: Vec<u8>, old_bytes: usize },
+/// One change, as it lies in the batch. `old_bytes` is the length of the value that is replaced, 0 if there is none: the
+/// stores need it to remove the continuation rows of a longer old value.
+#[derive(Clone, Copy, Debug)]
+struct Op {
+    keyspace: Keyspace,
+    at: usize,
+    key_bytes: usize,
+    /// `None` for a removal.
+    value_bytes: Option<usize>,
+    old_bytes: usize,
 }
 
-impl Op {
-    /// Which keyspace is changed.
-    pub(crate) fn keyspace(&self) -> Keyspace {
-        match self {
-            Op::Put { keyspace, .. } | Op::Remove { keyspace, .. } => *keyspace,
-        }
+/// One change, to be read by a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change<'a> {
+    pub(crate) keyspace: Keyspace,
+    pub(crate) old_bytes: usize,
+    /// [`row_format::ROW`] and the key.
+    pub(crate) stored_key: &'a [u8],
+    /// [`row_format::WHOLE`] and the value; `None` for a removal.
+    pub(crate) stored_value: Option<&'a [u8]>,
+}
+
+impl<'a> Change<'a> {
+    pub(crate) fn key(&self) -> &'a [u8] {
+        &self.stored_key[1..]
+    }
+
+    pub(crate) fn value(&self) -> Option<&'a [u8]> {
+        self.stored_value.map(|stored| &stored[1..])
+    }
+}
+
+/// What must be known of a row to overwrite or remove it: cheaper to keep than the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowMark {
+    hash: u128,
+    bytes: usize,
+}
+
+impl RowMark {
+    /// Of a row as it is in the store.
+    pub fn of(keyspace: Keyspace, key: &[u8], value: &[u8]) -> RowMark {
+        RowMark { hash: row_hash(keyspace, key, value), bytes: value.len() }
+    }
+
+    /// Length of the row's value.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
 /// The changes of one entry, and what they do to the state digest.
+///
+/// Keys and values lie behind one another in one buffer, in the form in which the store on disk takes short rows:
+/// no row costs an allocation of its own before the store keeps it.
 #[derive(Clone, Debug)]
 pub struct Batch {
     applied: u64,
-    pub(crate) ops: Vec<Op>,
+    ops: Vec<Op>,
+    bytes: Vec<u8>,
     pub(crate) dropped: Vec<u32>,
-    bytes: usize,
     digest: u128,
     bucket_digests: BTreeMap<u32, u128>,
 }
@@ -46,47 +84,65 @@ pub struct Batch {
 impl Batch {
     /// An empty batch for the entry at log index `applied`.
     pub fn new(applied: u64) -> Batch {
-        Batch { applied, ops: Vec::new(), dropped: Vec::new(), bytes: 0, digest: 0, bucket_digests: BTreeMap::new() }
+        Batch::with_capacity(applied, 0, 0)
+    }
+
+    /// The same, with room for so many rows and so many bytes of them.
+    pub fn with_capacity(applied: u64, rows: usize, bytes: usize) -> Batch {
+        Batch {
+            applied,
+            ops: Vec::with_capacity(rows),
+            bytes: Vec::with_capacity(bytes),
+            dropped: Vec::new(),
+            digest: 0,
+            bucket_digests: BTreeMap::new(),
+        }
     }
 
     /// Writes a row that does not exist yet.
     ///
     /// # Panics
     /// On an empty or overlong key, an overlong value, and on [`Keyspace::Meta`] (see [`Batch::put_meta`]); so do
-    /// [`Batch::replace`] and [`Batch::remove`].
-    pub fn insert(&mut self, keyspace: Keyspace, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        let (key, value) = (key.into(), value.into());
-        self.add_to_digest(keyspace, row_hash(keyspace, &key, &value));
-        self.put(keyspace, key, value, 0);
+    /// [`Batch::replace`], [`Batch::put`] and [`Batch::remove`].
+    pub fn insert(&mut self, keyspace: Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.put(keyspace, key.as_ref(), None, |out| out.extend_from_slice(value.as_ref()));
     }
 
     /// Overwrites a row whose value is `old`.
-    pub fn replace(&mut self, keyspace: Keyspace, key: impl Into<Vec<u8>>, old: &[u8], value: impl Into<Vec<u8>>) {
-        let (key, value) = (key.into(), value.into());
-        let change = row_hash(keyspace, &key, &value).wrapping_sub(row_hash(keyspace, &key, old));
-        self.add_to_digest(keyspace, change);
-        self.put(keyspace, key, value, old.len());
+    pub fn replace(&mut self, keyspace: Keyspace, key: impl AsRef<[u8]>, old: &[u8], value: impl AsRef<[u8]>) {
+        let mark = RowMark::of(keyspace, key.as_ref(), old);
+        self.put(keyspace, key.as_ref(), Some(mark), |out| out.extend_from_slice(value.as_ref()));
+    }
+
+    /// Writes a row over the one that `old` was taken of, or a new one; `write` appends its value. Returns the mark of
+    /// the row as it is now.
+    pub fn put(
+        &mut self,
+        keyspace: Keyspace,
+        key: &[u8],
+        old: Option<RowMark>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> RowMark {
+        check_key(keyspace, key);
+        let value_bytes = self.push(keyspace, key, old.map_or(0, |old| old.bytes), Some(write));
+        let value = &self.bytes[self.bytes.len() - value_bytes..];
+        let mark = RowMark::of(keyspace, key, value);
+        self.add_to_digest(keyspace, mark.hash.wrapping_sub(old.map_or(0, |old| old.hash)));
+        mark
     }
 
     /// Removes a row whose value is `old`.
-    pub fn remove(&mut self, keyspace: Keyspace, key: impl Into<Vec<u8>>, old: &[u8]) {
-        let key = key.into();
-        check_key(keyspace, &key);
-        self.add_to_digest(keyspace, row_hash(keyspace, &key, old).wrapping_neg());
-        self.bytes += key.len();
-        self.ops.push(Op::Remove { keyspace, key, old_bytes: old.len() });
+    pub fn remove(&mut self, keyspace: Keyspace, key: impl AsRef<[u8]>, old: &[u8]) {
+        let key = key.as_ref();
+        check_key(keyspace, key);
+        self.add_to_digest(keyspace, row_hash(keyspace, key, old).wrapping_neg());
+        self.push(keyspace, key, old.len(), None::<fn(&mut Vec<u8>)>);
     }
 
     /// Writes a row of Meta, whatever was there before. Meta is not in the digest.
     pub fn put_meta(&mut self, key: &'static [u8], value: Vec<u8>) {
-        assert!(
-            !key.is_empty() && key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX,
-            "meta row out of bounds: key of {} bytes, value of {} bytes",
-            key.len(),
-            value.len()
-        );
-        self.bytes += key.len() + value.len();
-        self.ops.push(Op::Put { keyspace: Keyspace::Meta, key: key.to_vec(), value, old_bytes: 0 });
+        assert!(!key.is_empty() && key.len() <= KEY_BYTES_MAX, "key of {} bytes in Meta", key.len());
+        self.push(Keyspace::Meta, key, 0, Some(|out: &mut Vec<u8>| out.extend_from_slice(&value)));
     }
 
     /// Drops a whole Outcomes bucket. `digest` is the sum of its rows' hashes, kept by the caller (who adds up
@@ -116,9 +172,9 @@ impl Batch {
         self.ops.is_empty()
     }
 
-    /// Bytes of keys and values.
+    /// Bytes of keys and values, with what the store puts before them.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.len()
     }
 
     /// Log index this batch belongs to.
@@ -131,15 +187,40 @@ impl Batch {
         self.bucket_digests.keys().copied()
     }
 
-    fn put(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Vec<u8>, old_bytes: usize) {
-        check_key(keyspace, &key);
-        assert!(
-            value.len() <= VALUE_BYTES_MAX,
-            "value of {} bytes is above the bound of {VALUE_BYTES_MAX} bytes",
-            value.len()
-        );
-        self.bytes += key.len() + value.len();
-        self.ops.push(Op::Put { keyspace, key, value, old_bytes });
+    /// The changes, in the order they were made.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        self.ops.iter().map(|op| {
+            let value_at = op.at + 1 + op.key_bytes;
+            Change {
+                keyspace: op.keyspace,
+                old_bytes: op.old_bytes,
+                stored_key: &self.bytes[op.at..value_at],
+                stored_value: op.value_bytes.map(|bytes| &self.bytes[value_at..value_at + 1 + bytes]),
+            }
+        })
+    }
+
+    /// Appends a change; returns the length of its value.
+    fn push(
+        &mut self,
+        keyspace: Keyspace,
+        key: &[u8],
+        old_bytes: usize,
+        write: Option<impl FnOnce(&mut Vec<u8>)>,
+    ) -> usize {
+        let at = self.bytes.len();
+        self.bytes.push(row_format::ROW);
+        self.bytes.extend_from_slice(key);
+        let value_bytes = write.map(|write| {
+            self.bytes.push(row_format::WHOLE);
+            let value_at = self.bytes.len();
+            write(&mut self.bytes);
+            let bytes = self.bytes.len() - value_at;
+            assert!(bytes <= VALUE_BYTES_MAX, "value of {bytes} bytes is above the bound of {VALUE_BYTES_MAX} bytes");
+            bytes
+        });
+        self.ops.push(Op { keyspace, at, key_bytes: key.len(), value_bytes, old_bytes });
+        value_bytes.unwrap_or(0)
     }
 
     fn add_to_digest(&mut self, keyspace: Keyspace, change: u128) {

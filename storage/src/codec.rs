@@ -48,6 +48,15 @@ pub fn encode_into<T: Serialize>(value: &T, out: &mut Vec<u8>) {
 
 /// Decodes a bare value. Refuses trailing bytes, lengths beyond the input and inputs beyond [`FRAME_BYTES_MAX`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let (value, rest) = take(bytes)?;
+    if !rest.is_empty() {
+        return Err(Error::corrupt(format!("value of {} bytes: {} trailing bytes", bytes.len(), rest.len())));
+    }
+    Ok(value)
+}
+
+/// Decodes a bare value that others may follow, and gives what follows. Bounded as [`decode`] is.
+pub fn take<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8])> {
     if bytes.len() > FRAME_BYTES_MAX {
         return Err(Error::TooLarge {
             what: "encoded value",
@@ -58,24 +67,38 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let limited = config::standard().with_limit::<FRAME_BYTES_MAX>();
     let (value, used) = bincode::serde::decode_from_slice::<T, _>(bytes, limited)
         .map_err(|error| Error::corrupt(format!("value of {} bytes: {error}", bytes.len())))?;
-    if used != bytes.len() {
-        return Err(Error::corrupt(format!("value of {} bytes: {} trailing bytes", bytes.len(), bytes.len() - used)));
-    }
-    Ok(value)
+    Ok((value, bytes.get(used..).unwrap_or_default()))
 }
 
 /// Encodes a value into a frame of the given version. Panics as [`encode`] does.
 pub fn frame<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
-    let mut out = vec![version];
-    encode_into(value, &mut out);
-    let sum = crc32c::crc32c(&out);
-    out.extend_from_slice(&sum.to_le_bytes());
+    let mut out = Vec::new();
+    frame_into(version, value, &mut out);
     out
+}
+
+/// Appends a frame to `out`. Panics as [`encode`] does.
+pub fn frame_into<T: Serialize>(version: u8, value: &T, out: &mut Vec<u8>) {
+    frame_with(version, out, |out| encode_into(value, out));
+}
+
+/// Appends a frame to `out`, whose payload is what `write` appends.
+pub fn frame_with(version: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.push(version);
+    write(out);
+    let sum = crc32c::crc32c(&out[at..]);
+    out.extend_from_slice(&sum.to_le_bytes());
 }
 
 /// Decodes a frame. The checksum is looked at before the version, so that a flipped version byte is damage and not
 /// a message from the future. `version_max` is the newest version the caller reads.
 pub fn unframe<T: DeserializeOwned>(version_max: u8, bytes: &[u8]) -> Result<T> {
+    decode(payload(version_max, bytes)?)
+}
+
+/// The checked payload of a frame, as [`unframe`] decodes it.
+pub fn payload(version_max: u8, bytes: &[u8]) -> Result<&[u8]> {
     if bytes.len() < FRAME_OVERHEAD_BYTES {
         return Err(Error::corrupt(format!(
             "frame of {} bytes, at least {FRAME_OVERHEAD_BYTES} expected",
@@ -94,7 +117,7 @@ pub fn unframe<T: DeserializeOwned>(version_max: u8, bytes: &[u8]) -> Result<T> 
     if body[0] > version_max {
         return Err(Error::NewerFormat { what: "frame", found: u32::from(body[0]), known: u32::from(version_max) });
     }
-    decode(&body[1..])
+    Ok(&body[1..])
 }
 
 #[cfg(test)]

@@ -42,14 +42,14 @@ use self::{
     damage::Damage,
 };
 use crate::{
-    batch::{Batch, Op},
+    batch::Batch,
     codec,
     disk::sync_dir,
     error::{Error, Result},
     journal_cut,
     keyspaces::{Keyspace, Keyspaces},
     mem_rows::{owned, range_is_empty},
-    row_format::{self, BUCKETS, CONTINUATION, Head, MARKER, ROW},
+    row_format::{self, BUCKETS, CONTINUATION, Head, MARKER, ROW, STORED_BYTES_MAX},
     rows::{INGEST_ROWS_MAX, Row, RowOptions, RowStats, RowView, Rows, check_buckets, check_next, goes_later},
 };
 
@@ -368,22 +368,19 @@ impl Rows for FjallRows {
         // Only a planted bug commits some keyspaces later than others.
         let mut later = goes_later(Keyspace::Feed).then(|| self.new_batch(batch.len()));
         let Writer { key, value, .. } = &mut *writer;
-        for op in &batch.ops {
+        for change in batch.changes() {
             let out = match &mut later {
-                Some(later) if goes_later(op.keyspace()) => later,
+                Some(later) if goes_later(change.keyspace) => later,
                 _ => &mut out,
             };
-            match op {
-                Op::Put { keyspace, key: name, value: bytes, old_bytes } => {
-                    if let Some(handle) = handles.get(*keyspace) {
-                        put(out, handle, name, bytes, *old_bytes, key, value);
-                    }
+            let Some(handle) = handles.get(change.keyspace) else { continue };
+            match change.stored_value {
+                // Short over short, as almost all are: the batch holds it as it is stored.
+                Some(stored) if stored.len() <= STORED_BYTES_MAX && change.old_bytes < STORED_BYTES_MAX => {
+                    out.insert(&handle.keyspace, change.stored_key, stored);
                 }
-                Op::Remove { keyspace, key: name, old_bytes } => {
-                    if let Some(handle) = handles.get(*keyspace) {
-                        remove(out, handle, name, *old_bytes, key);
-                    }
-                }
+                Some(stored) => put(out, handle, change.key(), &stored[1..], change.old_bytes, key, value),
+                None => remove(out, handle, change.key(), change.old_bytes, key),
             }
         }
         let mut dropped = Vec::new();

@@ -44,7 +44,7 @@ mod conformance;
 #[cfg(test)]
 mod damage_tests;
 
-pub use batch::{Batch, row_hash};
+pub use batch::{Batch, RowMark, row_hash};
 pub use disk::{Disk, DiskUsage, FileDisk, OpenedRows, ReadSeekSend, SnapshotFile, SnapshotInfo};
 pub use error::{Error, Result};
 pub use keyspaces::{Keyspace, Keyspaces};

@@ -14,7 +14,7 @@ use agora_planted::{self as planted, Bug};
 use parking_lot::Mutex;
 
 use crate::{
-    batch::{Batch, Op},
+    batch::Batch,
     error::{Error, Result},
     keyspaces::Keyspace,
     mem_faults::{BrokenRow, Faults},
@@ -325,11 +325,8 @@ impl Rows for MemRows {
         for bucket in &batch.dropped {
             state.drop_bucket(*bucket, version);
         }
-        for op in batch.ops {
-            match op {
-                Op::Put { keyspace, key, value, .. } => state.write(version, keyspace, key, Some(value.into())),
-                Op::Remove { keyspace, key, .. } => state.write(version, keyspace, key, None),
-            }
+        for change in batch.changes() {
+            state.write(version, change.keyspace, change.key().to_vec(), change.value().map(Arc::from));
         }
         state.next = version;
         state.commits += 1;

@@ -27,10 +27,10 @@ use crate::{
     snapshot::check_format,
 };
 
-/// Format of a data directory written by this release.
-pub const FORMAT: u32 = 1;
+/// Format of a data directory written by this release. Format 1 had rows of another layout; no release wrote it.
+pub const FORMAT: u32 = 2;
 /// Oldest format this release opens.
-pub const FORMAT_OLDEST: u32 = 1;
+pub const FORMAT_OLDEST: u32 = 2;
 
 /// What the configuration says this directory must be.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -28,7 +28,8 @@ pub(crate) const ROW: u8 = 1;
 /// First byte of continuations: also the end of the rows.
 pub(crate) const CONTINUATION: u8 = 2;
 
-const WHOLE: u8 = 0;
+/// First byte of a value that is stored whole.
+pub(crate) const WHOLE: u8 = 0;
 const SPLIT: u8 = 1;
 
 /// Bytes of a value that fit into the first part of a long row.

@@ -40,10 +40,10 @@ use crate::{
     rows::{INGEST_ROWS_MAX, RowView, Rows},
 };
 
-/// Format written by this release.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+/// Format written by this release. Format 1 held rows of another layout; no release wrote it.
+pub const SNAPSHOT_FORMAT: u32 = 2;
 /// Oldest format this release reads.
-pub const SNAPSHOT_FORMAT_OLDEST: u32 = 1;
+pub const SNAPSHOT_FORMAT_OLDEST: u32 = 2;
 /// Raw bytes of a block, unless one row alone is longer.
 pub const BLOCK_BYTES_MAX: usize = 256 * 1024;
 /// Largest header, in bytes.

@@ -70,7 +70,7 @@ fn golden_bytes_of_a_snapshot() {
     rows.commit(batch).unwrap();
     let (header, stream) = snapshot(&rows, state);
     let frame = codec::frame(1, &header);
-    assert_eq!(frame[..12], [1, 1, 4, b's', b'h', b'o', b'p', 1, 1, 7, 0, 1]);
+    assert_eq!(frame[..12], [1, 2, 4, b's', b'h', b'o', b'p', 1, 1, 7, 0, 1]);
     let mut expected = b"AGORASNP".to_vec();
     expected.extend((frame.len() as u32).to_le_bytes());
     expected.extend(&frame);

@@ -9,21 +9,21 @@
 //! the outcomes hash is blake3 over the entry's outcome rows in the order of their keys, as they lie in their bucket. It
 //! is stored beside the facts, so that the chain can still be checked when the outcomes are gone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use agora_domain::{
     Account, AccountEvent, AccountId, Answer, At, Change, Claim, Currency, Impossible, Kind, Order, OrderEvent,
-    OrderStatus, Sku, SkuEvent, StockLevel, Transaction,
+    OrderStatus, Sku, SkuEvent, SkuId, StockLevel, Transaction,
     fact::{EntryFact, StockMove},
     ledger::{self, LedgerAccount, LedgerRow},
-    transaction::{Outcome, OutcomeRow},
+    transaction::{Outcome, OutcomeRow, StoredAnswer},
 };
 use agora_planted::{self as planted, Bug};
 use agora_storage::{
     Batch, Keyspace, LogPosition, StateHeader, StoredMembership,
     batch::VALUE_BYTES_MAX,
     codec,
-    entry::{EntryKind, EntryReader},
+    entry::{EntryHeader, EntryKind, EntryReader},
     key, meta,
     rows::Rows,
 };
@@ -31,15 +31,18 @@ use serde::Serialize;
 
 use crate::{
     answer,
-    schema::{self, OUTCOME_BUCKETS_MAX},
+    schema::{self, FACTS_BYTES_MAX, IndexKey, OUTCOME_BUCKETS_MAX},
     table::Table,
 };
 
 /// The feature level this release applies by. An entry of a higher level stops the node: it must be upgraded first.
 pub const FEATURE_LEVEL: u32 = 1;
 
-/// Lines of orders that share one row of the feed, about; a batch of orders is spread over several rows.
-const FACT_ROW_WEIGHT_MAX: usize = 64;
+/// Lines of orders that share one fact of the feed, about; a batch of orders is spread over several.
+const FACT_WEIGHT_MAX: usize = 64;
+
+/// Bytes a row has around what is staged of it, at most.
+const FRAME_BYTES_MAX: usize = 64;
 
 /// Why this node, and this node alone, must stop.
 #[derive(Debug, thiserror::Error)]
@@ -102,45 +105,24 @@ struct EventRef<'a> {
     stock: Option<StockMove>,
 }
 
-/// As [`agora_domain::fact::FactRow`], borrowed.
+/// As [`agora_domain::fact::FactRow`], borrowed: the facts of one transaction, or of a part of a large one.
 #[derive(Serialize)]
 struct FactRowRef<'a> {
     trace: u128,
     events: Vec<EventRef<'a>>,
 }
 
-/// What a transaction adds besides entities, if it takes effect.
-#[derive(Default)]
-struct Traces {
-    /// Index rows to put (true) and to remove (false).
-    index: Vec<(Vec<u8>, bool)>,
-    /// Its rows of the feed, each under the sub of its first event.
-    facts: Vec<(u32, Vec<u8>)>,
-    /// Number of its events.
-    events: u32,
-}
-
 /// No row may be longer than the store takes. What may be asked for is bounded so that none is; should a bound be
 /// wrong, it costs one request and not one node after the other.
 fn fits(row: &[u8]) -> Result<(), Impossible> {
-    if row.len() > VALUE_BYTES_MAX {
-        return Err(Impossible::because(format!("a row of {} bytes, at most {VALUE_BYTES_MAX}", row.len())));
+    if row.len() > VALUE_BYTES_MAX - FRAME_BYTES_MAX {
+        return Err(Impossible::because(format!(
+            "a row of {} bytes, at most {}",
+            row.len(),
+            VALUE_BYTES_MAX - FRAME_BYTES_MAX
+        )));
     }
     Ok(())
-}
-
-/// What is kept under the transaction's key.
-fn outcome_row(transaction: &Transaction, answer: &Answer, at: At) -> Result<Option<(u128, Vec<u8>)>, Impossible> {
-    let (Some(keyed), Some(kept)) = (transaction.key, answer::store(answer)) else { return Ok(None) };
-    let row = schema::encode(&OutcomeRow {
-        fingerprint: keyed.fingerprint,
-        trace: transaction.trace,
-        index: at.index,
-        decided_at: transaction.decided_at,
-        answer: kept,
-    });
-    fits(&row)?;
-    Ok(Some((keyed.hash, row)))
 }
 
 /// Roughly how much room an event takes in a row of the feed, in lines of an order.
@@ -151,30 +133,109 @@ fn weight(change: &Change) -> usize {
     }
 }
 
-/// A change of an index row: was it there before the entry, is it there after?
-#[derive(Clone, Copy)]
-struct Presence {
-    before: bool,
-    after: bool,
-}
-
-/// Rows of an entry in the making, besides entities.
+/// Rows of an entry in the making, besides entities. Its buffers are used again by the next entry.
 #[derive(Default)]
 struct Staged {
-    index: BTreeMap<Vec<u8>, Presence>,
-    /// Feed rows, each under the sub of its first event.
-    facts: Vec<(u32, Vec<u8>)>,
+    /// Index rows put (true) and removed (false), in the order of events.
+    index: Vec<(IndexKey, bool)>,
+    /// Movements of SKUs: whose, and the sub of the event.
+    moves: Vec<(SkuId, u32)>,
+    /// Facts of the feed, encoded: the sub of the first event of each, and where it ends in `fact_bytes`.
+    facts: Vec<(u32, usize)>,
+    fact_bytes: Vec<u8>,
+    /// Rows of the feed, made of them when all are there, as `facts`.
+    feed: Vec<(u32, usize)>,
+    feed_bytes: Vec<u8>,
     /// Events so far.
     events: u32,
-    outcomes: BTreeMap<u128, Vec<u8>>,
+    /// Outcome rows: where they lie in `outcome_bytes`.
+    outcomes: BTreeMap<u128, Range<usize>>,
+    outcome_bytes: Vec<u8>,
     /// Ledger rows: as they are in the store, and as the entry leaves them.
     ledger: BTreeMap<u128, (Option<Vec<u8>>, LedgerRow)>,
+}
+
+impl Staged {
+    /// What to go back to if a transaction is refused; its outcome and postings come only after it was kept.
+    fn mark(&self) -> Mark {
+        Mark {
+            index: self.index.len(),
+            moves: self.moves.len(),
+            facts: self.facts.len(),
+            fact_bytes: self.fact_bytes.len(),
+            events: self.events,
+            outcome_bytes: self.outcome_bytes.len(),
+        }
+    }
+
+    fn back_to(&mut self, mark: Mark) {
+        self.index.truncate(mark.index);
+        self.moves.truncate(mark.moves);
+        self.facts.truncate(mark.facts);
+        self.fact_bytes.truncate(mark.fact_bytes);
+        self.events = mark.events;
+        self.outcome_bytes.truncate(mark.outcome_bytes);
+    }
+
+    fn clear(&mut self) {
+        self.back_to(Mark::default());
+        self.feed.clear();
+        self.feed_bytes.clear();
+        self.outcomes.clear();
+        self.ledger.clear();
+    }
+
+    /// Adds a fact of the feed.
+    fn fact(&mut self, first_sub: u32, row: &FactRowRef<'_>) -> Result<(), Impossible> {
+        let from = self.fact_bytes.len();
+        codec::encode_into(row, &mut self.fact_bytes);
+        self.facts.push((first_sub, self.fact_bytes.len()));
+        fits(&self.fact_bytes[from..])
+    }
+
+    /// Makes rows of the facts: as many of the entry's in each as fit without being stored in parts.
+    fn make_feed(&mut self) {
+        let (mut first, mut from) = (0, 0);
+        while first < self.facts.len() {
+            let rest = &self.facts[first..];
+            let fitting = rest.iter().take_while(|(_, to)| to - from <= FACTS_BYTES_MAX).count().max(1);
+            let to = rest[fitting - 1].1;
+            schema::encode_facts(fitting, &self.fact_bytes[from..to], &mut self.feed_bytes);
+            self.feed.push((rest[0].0, self.feed_bytes.len()));
+            (first, from) = (first + fitting, to);
+        }
+    }
+
+    /// The feed rows, each under the sub of its first event.
+    fn feed_rows(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let mut from = 0;
+        self.feed.iter().map(move |(sub, to)| (*sub, &self.feed_bytes[std::mem::replace(&mut from, *to)..*to]))
+    }
+
+    /// The outcome rows, in the order of their keys.
+    fn outcome_rows(&self) -> impl Iterator<Item = (u128, &[u8])> {
+        self.outcomes.iter().map(|(hash, at)| (*hash, &self.outcome_bytes[at.clone()]))
+    }
+}
+
+/// How much was staged before a transaction.
+#[derive(Default)]
+struct Mark {
+    index: usize,
+    moves: usize,
+    facts: usize,
+    fact_bytes: usize,
+    events: u32,
+    outcome_bytes: usize,
 }
 
 /// The deterministic state machine over one generation of rows.
 #[derive(Default)]
 pub struct Machine {
     state: StateHeader,
+    staged: Staged,
+    /// Rows and bytes of the last batch: the next one is made with room for as many.
+    last_batch: (usize, usize),
     skus: Table<Sku>,
     orders: Table<Order>,
     accounts: Table<Account>,
@@ -191,7 +252,15 @@ impl Machine {
             Some(bytes) => codec::decode(&bytes)?,
             None => StateHeader::default(),
         };
-        Ok(Self { state, ..Self::default() })
+        Ok(Self {
+            state,
+            staged: Staged::default(),
+            last_batch: (0, 0),
+            skus: Table::open(rows)?,
+            orders: Table::open(rows)?,
+            accounts: Table::open(rows)?,
+            claims: Table::open(rows)?,
+        })
     }
 
     /// The state after the last applied entry.
@@ -235,6 +304,21 @@ impl Machine {
         position: LogPosition,
         bytes: &[u8],
     ) -> Result<EntryResult, ApplyFailure> {
+        self.apply_for(rows, position, bytes, |_| true)
+    }
+
+    /// The same. `awaited` tells by an entry's header whether somebody here may wait for its answers; if not, orders are
+    /// left out of them.
+    ///
+    /// # Errors
+    /// Those of [`Machine::apply_entry`].
+    pub fn apply_for(
+        &mut self,
+        rows: &dyn Rows,
+        position: LogPosition,
+        bytes: &[u8],
+        awaited: impl FnOnce(&EntryHeader) -> bool,
+    ) -> Result<EntryResult, ApplyFailure> {
         let entry = EntryReader::parse(bytes)?;
         let header = entry.header();
         if header.feature_level > FEATURE_LEVEL {
@@ -252,19 +336,24 @@ impl Machine {
             EntryKind::Checkpoint => self.apply_blank(rows, position),
             EntryKind::Transactions => {
                 let reign = header.reign;
-                let mut batch = Batch::new(position.index);
-                let mut staged = Staged::default();
+                let answers = awaited(header);
+                let (rows_last, bytes_last) = self.last_batch;
+                let mut batch = Batch::with_capacity(position.index, rows_last, bytes_last);
+                let mut staged = std::mem::take(&mut self.staged);
+                staged.clear();
                 let mut result = EntryResult { at, entry_reign: reign, ..self.nothing_happened(position) };
+                result.results.reserve_exact(header.count as usize);
                 for bytes in entry.transactions() {
                     if reign != self.state.reign && !planted::is(Bug::LeadershipFenceRemoved) {
                         result.results.push(TransactionResult::Fenced);
                         continue;
                     }
                     let transaction: Transaction = codec::decode(bytes)?;
-                    let became = self.transaction(rows, &mut staged, transaction, at, &mut result.changes)?;
+                    let became = self.transaction(rows, &mut staged, transaction, at, answers, &mut result.changes)?;
                     result.results.push(became);
                 }
-                self.write(staged, &mut batch, at);
+                self.write(&mut staged, &mut batch, at);
+                self.staged = staged;
                 self.commit(rows, position, batch)?;
                 result.state = self.state.clone();
                 Ok(result)
@@ -294,6 +383,7 @@ impl Machine {
         }
         batch.put_meta(meta::APPLIED, codec::encode(&position));
         batch.put_meta(meta::STATE, codec::encode(&self.state));
+        self.last_batch = (batch.len(), batch.bytes());
         rows.commit(batch)?;
         Ok(())
     }
@@ -314,35 +404,48 @@ impl Machine {
     }
 
     /// Writes the entry's indexes, facts, outcomes and postings, and moves the audit chain.
-    fn write(&mut self, staged: Staged, batch: &mut Batch, at: At) {
-        for (index_key, presence) in staged.index {
-            match (presence.before, presence.after) {
-                (false, true) => batch.insert(Keyspace::Index, index_key, Vec::new()),
-                (true, false) => batch.remove(Keyspace::Index, index_key, &[]),
+    fn write(&mut self, staged: &mut Staged, batch: &mut Batch, at: At) {
+        // Stable: the changes of one row stay in the order of events. The first tells whether it was there before the
+        // entry, the last whether it is there after.
+        staged.index.sort_by(|a, b| a.0.cmp(&b.0));
+        for changes in staged.index.chunk_by(|a, b| a.0 == b.0) {
+            let [(index_key, first), ..] = changes else { continue };
+            let last = changes.last().is_some_and(|(_, last)| *last);
+            match (!first, last) {
+                (false, true) => batch.insert(Keyspace::Index, &**index_key, []),
+                (true, false) => batch.remove(Keyspace::Index, &**index_key, &[]),
                 _ => {}
             }
         }
-        for (id, (old, row)) in staged.ledger {
-            let ledger_key = schema::entity(Kind::Ledger, id);
+        for (id, sub) in &staged.moves {
+            if let Some(moves) = self.skus.moved(id.0.0, at.index, *sub)
+                && let Some((index, sub)) = moves.places().next()
+            {
+                let row_key = schema::movement(*id, index, sub);
+                batch.put(Keyspace::Index, &row_key, None, |out| codec::frame_into(schema::ROW_VERSION, &moves, out));
+            }
+        }
+        for (id, (old, row)) in &staged.ledger {
+            let ledger_key = schema::entity(Kind::Ledger, *id);
             match old {
-                None => batch.insert(Keyspace::Entity, ledger_key, schema::encode(&row)),
-                Some(old) => batch.replace(Keyspace::Entity, ledger_key, &old, schema::encode(&row)),
+                None => batch.insert(Keyspace::Entity, ledger_key, schema::encode(row)),
+                Some(old) => batch.replace(Keyspace::Entity, ledger_key, old, schema::encode(row)),
             }
         }
         if staged.facts.is_empty() && staged.outcomes.is_empty() {
             return;
         }
-        let outcomes = staged.outcomes.iter().map(|(hash, row)| (*hash, row.as_slice()));
         let outcomes_hash = if planted::is(Bug::UnorderedIterationInApply) {
-            hash_outcomes(planted::without_order(outcomes).into_iter())
+            hash_outcomes(planted::without_order(staged.outcome_rows()).into_iter())
         } else {
-            hash_outcomes(outcomes)
+            hash_outcomes(staged.outcome_rows())
         };
         let entry =
             EntryFact { time_ms: at.time_ms, reign: self.state.reign, prev_head: self.state.chain_head, outcomes_hash };
-        self.state.chain_head = chain(&entry, at.index, staged.facts.iter().map(|(_, row)| row.as_slice()));
+        staged.make_feed();
+        self.state.chain_head = chain(&entry, at.index, staged.feed_rows().map(|(_, row)| row));
         batch.insert(Keyspace::Feed, key::feed(at.index, 0), schema::encode(&entry));
-        for (first_sub, row) in staged.facts {
+        for (first_sub, row) in staged.feed_rows() {
             batch.insert(Keyspace::Feed, key::feed(at.index, first_sub), row);
         }
         let bucket = schema::outcome_bucket(at.time_ms);
@@ -350,7 +453,7 @@ impl Machine {
             self.state.outcome_buckets.push((bucket, 0));
             self.state.outcome_buckets.sort_unstable();
         }
-        for (hash, row) in staged.outcomes {
+        for (hash, row) in staged.outcome_rows() {
             batch.insert(Keyspace::Outcomes(bucket), key::outcome(hash), row);
         }
     }
@@ -361,6 +464,7 @@ impl Machine {
         staged: &mut Staged,
         transaction: Transaction,
         at: At,
+        answers: bool,
         changes: &mut Vec<Change>,
     ) -> Result<TransactionResult, ApplyFailure> {
         if let Some(keyed) = transaction.key
@@ -373,29 +477,38 @@ impl Machine {
             let answer = answer::restore(first.answer, |id| orders.get(rows, id.0.0).map(|order| order.cloned()))?;
             return Ok(TransactionResult::Replayed { answer, index: first.index, trace: first.trace });
         }
-        let first_sub = staged.events + 1;
-        let evolved = match self.evolve(rows, first_sub, &transaction, at)? {
+        let mark = staged.mark();
+        let evolved = match self.evolve(rows, staged, &transaction, at)? {
             // An answer about nothing is a wrong decision like any other; it must not stop the nodes one after the other.
-            Ok(traces) => self.answer(rows, &transaction)?.and_then(|answer| {
-                let outcome = outcome_row(&transaction, &answer, at)?;
-                Ok((traces, answer, outcome))
+            Ok(()) => self.answer(rows, &transaction, answers)?.and_then(|(answer, kept)| {
+                let kept = transaction.key.zip(kept);
+                let outcome = kept.map(|(keyed, kept)| {
+                    let row = OutcomeRow {
+                        fingerprint: keyed.fingerprint,
+                        trace: transaction.trace,
+                        index: at.index,
+                        decided_at: transaction.decided_at,
+                        answer: kept,
+                    };
+                    let from = staged.outcome_bytes.len();
+                    codec::frame_into(schema::ROW_VERSION, &row, &mut staged.outcome_bytes);
+                    fits(&staged.outcome_bytes[from..])?;
+                    Ok((keyed.hash, from..staged.outcome_bytes.len()))
+                });
+                Ok((answer, outcome.transpose()?))
             }),
             Err(impossible) => Err(impossible),
         };
         match evolved {
-            Ok((traces, answer, outcome)) => {
+            Ok((answer, outcome)) => {
                 self.keep();
-                staged.events += traces.events;
-                staged.facts.extend(traces.facts);
-                for (index_key, after) in traces.index {
-                    staged.index.entry(index_key).or_insert(Presence { before: !after, after }).after = after;
-                }
                 self.post(rows, staged, &transaction, at)?;
                 staged.outcomes.extend(outcome);
                 changes.extend(transaction.changes);
                 Ok(TransactionResult::Applied(answer))
             }
             Err(Impossible(reason)) => {
+                staged.back_to(mark);
                 self.skus.roll_back();
                 self.orders.roll_back();
                 self.accounts.roll_back();
@@ -413,8 +526,8 @@ impl Machine {
     }
 
     fn find_key(&self, rows: &dyn Rows, staged: &Staged, hash: u128) -> Result<Option<OutcomeRow>, ApplyFailure> {
-        if let Some(row) = staged.outcomes.get(&hash) {
-            return Ok(Some(schema::decode(row)?));
+        if let Some(at) = staged.outcomes.get(&hash) {
+            return Ok(Some(schema::decode(&staged.outcome_bytes[at.clone()])?));
         }
         // A bucket that this entry's time outdates is dropped with it, and is no longer looked at.
         let oldest = self.oldest_bucket();
@@ -423,31 +536,30 @@ impl Machine {
         Ok(answer::find_outcome(newest_first, hash, |keyspace, key| rows.get(keyspace, key))?)
     }
 
-    /// Evolves everything the transaction touches. Its first event has the sub `first_sub`.
+    /// Evolves everything the transaction touches.
     fn evolve(
         &mut self,
         rows: &dyn Rows,
-        first_sub: u32,
+        staged: &mut Staged,
         transaction: &Transaction,
         at: At,
-    ) -> Result<Result<Traces, Impossible>, ApplyFailure> {
+    ) -> Result<Result<(), Impossible>, ApplyFailure> {
         if let Err(impossible) = ledger::balanced(&transaction.legs).and_then(|()| money_is_posted(transaction)) {
             return Ok(Err(impossible));
         }
-        let mut index = Vec::new();
+        let first_sub = staged.events + 1;
         let mut events = Vec::with_capacity(transaction.changes.len());
         for (at_sub, change) in (first_sub..).zip(&transaction.changes) {
             let mut stock = None;
             let version = match change {
                 Change::Sku(id, event) => {
-                    let before =
-                        self.skus.get(rows, id.0.0)?.map_or((0, 0), |sku| (sku.on_hand_units, sku.reserved_units));
-                    match self.skus.evolve(rows, id.0.0, event, at)? {
+                    let look = |sku: Option<&Sku>| sku.map_or((0, 0), |sku| (sku.on_hand_units, sku.reserved_units));
+                    match self.skus.evolve(rows, id.0.0, event, at, look)? {
                         Err(impossible) => return Ok(Err(impossible)),
-                        Ok(sku) if !sku.conserved() => {
+                        Ok((_, sku)) if !sku.conserved() => {
                             return Ok(Err(Impossible::because(format!("{id} does not add up after {event:?}"))));
                         }
-                        Ok(sku) => {
+                        Ok((before, sku)) => {
                             if !matches!(event, SkuEvent::Created { .. } | SkuEvent::Changed { .. }) {
                                 stock = Some(StockMove {
                                     on_hand_pre: before.0,
@@ -455,61 +567,44 @@ impl Machine {
                                     reserved_pre: before.1,
                                     reserved_post: sku.reserved_units,
                                 });
-                                index.push((schema::movement(*id, at.index, at_sub), true));
+                                staged.moves.push((*id, at_sub));
                             }
                             sku.version + sku.stock_version
                         }
                     }
                 }
                 Change::Order(id, event) => {
-                    let was = self.orders.get(rows, id.0.0)?.map(Order::status);
-                    match self.orders.evolve(rows, id.0.0, event, at)? {
+                    let look = |order: Option<&Order>| order.map(Order::status);
+                    match self.orders.evolve(rows, id.0.0, event, at, look)? {
                         Err(impossible) => return Ok(Err(impossible)),
-                        Ok(order) => {
+                        Ok((was, order)) => {
                             let status_key = |status| match status {
                                 // Its timer tells already that it is unpaid.
                                 OrderStatus::Created => schema::timer(order.expire_ms, *id),
                                 status => schema::order_by_status(status, *id),
                             };
-                            index.extend(was.map(|was| (status_key(was), false)));
-                            index.push((status_key(order.status()), true));
+                            staged.index.extend(was.map(|was| (status_key(was), false)));
+                            staged.index.push((status_key(order.status()), true));
                             if matches!(event, OrderEvent::Placed { .. }) {
-                                index.push((schema::order_by_account(order.account, *id), true));
+                                staged.index.push((schema::order_by_account(order.account, *id), true));
                             }
                             order.version()
                         }
                     }
                 }
-                Change::Account(id, event) => match self.accounts.evolve(rows, id.0.0, event, at)? {
+                Change::Account(id, event) => match self.accounts.evolve(rows, id.0.0, event, at, |_| ())? {
                     Err(impossible) => return Ok(Err(impossible)),
-                    Ok(account) => account.version,
+                    Ok((_, account)) => account.version,
                 },
-                Change::Claim(id, event) => match self.claims.evolve(rows, id.0.0, event, at)? {
+                Change::Claim(id, event) => match self.claims.evolve(rows, id.0.0, event, at, |_| ())? {
                     Err(impossible) => return Ok(Err(impossible)),
                     Ok(_) => 1,
                 },
             };
             events.push(EventRef { version, change, stock });
         }
-        let count = u32::try_from(events.len()).expect("a transaction holds fewer than 2^32 events");
-        let mut traces = Traces { index, facts: Vec::with_capacity(1), events: count };
-        let (mut row_sub, mut row_weight) = (first_sub, 0);
-        let mut row = FactRowRef { trace: transaction.trace, events: Vec::with_capacity(events.len()) };
-        for (at_sub, event) in (first_sub..).zip(events) {
-            let more = weight(event.change);
-            if row_weight > 0 && row_weight + more > FACT_ROW_WEIGHT_MAX {
-                traces.facts.push((row_sub, schema::encode(&row)));
-                row.events.clear();
-                (row_sub, row_weight) = (at_sub, 0);
-            }
-            row_weight += more;
-            row.events.push(event);
-        }
-        if !row.events.is_empty() {
-            traces.facts.push((row_sub, schema::encode(&row)));
-        }
-        let fitting = traces.facts.iter().try_for_each(|(_, row)| fits(row));
-        Ok(fitting.map(|()| traces))
+        staged.events += u32::try_from(events.len()).expect("a transaction holds fewer than 2^32 events");
+        Ok(stage_facts(staged, first_sub, transaction.trace, events))
     }
 
     /// Books the transaction's legs.
@@ -535,15 +630,16 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes the answer of what the transaction has left behind.
+    /// Makes the answer of what the transaction has left behind, and what is kept of it under the key.
     fn answer(
         &mut self,
         rows: &dyn Rows,
         transaction: &Transaction,
-    ) -> Result<Result<Answer, Impossible>, ApplyFailure> {
+        answers: bool,
+    ) -> Result<Result<(Answer, Option<StoredAnswer>), Impossible>, ApplyFailure> {
         let missing =
             |what: String| Ok(Err(Impossible::because(format!("an outcome names {what}, which does not exist"))));
-        Ok(Ok(match &transaction.outcome {
+        let answer = match &transaction.outcome {
             Outcome::Sku(id) => {
                 let Some(sku) = self.skus.get(rows, id.0.0)? else { return missing(id.to_string()) };
                 Answer::Sku(Box::new(sku.clone()))
@@ -562,45 +658,106 @@ impl Machine {
             }
             Outcome::Order(id) => {
                 let Some(order) = self.orders.get(rows, id.0.0)? else { return missing(id.to_string()) };
-                Answer::Order { order: Box::new(order.clone()), no_change: transaction.changes.is_empty() }
+                let no_change = transaction.changes.is_empty();
+                let kept = StoredAnswer::Order { order: *id, version: order.version(), no_change };
+                let answer = match answers {
+                    true => Answer::Order { order: Box::new(order.clone()), no_change },
+                    false => Answer::None,
+                };
+                return Ok(Ok((answer, Some(kept))));
             }
             Outcome::Orders(items) => {
-                let mut answers = Vec::with_capacity(items.len());
+                let mut shown = Vec::with_capacity(items.len());
                 for item in items {
-                    answers.push(match item {
+                    match item {
                         Ok(id) => match self.orders.get(rows, id.0.0)? {
-                            Some(order) => Ok(order.clone()),
+                            Some(order) if answers => shown.push(Ok(order.clone())),
+                            Some(_) => {}
                             None => return missing(id.to_string()),
                         },
-                        Err(rejection) => Err(rejection.clone()),
-                    });
+                        Err(rejection) => shown.push(Err(rejection.clone())),
+                    }
                 }
-                Answer::Orders(answers)
+                return Ok(Ok((Answer::Orders(shown), Some(StoredAnswer::Orders(items.clone())))));
             }
             Outcome::Refused(rejection) => Answer::Refused(rejection.clone()),
             Outcome::None => Answer::None,
-        }))
+        };
+        let kept = answer::store(&answer);
+        Ok(Ok((answer, kept)))
     }
+}
+
+/// Adds the events of a transaction to the feed, as one fact or, if they are many, as several.
+fn stage_facts(staged: &mut Staged, first_sub: u32, trace: u128, events: Vec<EventRef<'_>>) -> Result<(), Impossible> {
+    let (mut row_sub, mut row_weight) = (first_sub, 0);
+    if events.iter().map(|event| weight(event.change)).sum::<usize>() <= FACT_WEIGHT_MAX {
+        return if events.is_empty() { Ok(()) } else { staged.fact(first_sub, &FactRowRef { trace, events }) };
+    }
+    let mut row = FactRowRef { trace, events: Vec::new() };
+    for (at_sub, event) in (first_sub..).zip(events) {
+        let more = weight(event.change);
+        if row_weight > 0 && row_weight + more > FACT_WEIGHT_MAX {
+            staged.fact(row_sub, &row)?;
+            row.events.clear();
+            (row_sub, row_weight) = (at_sub, 0);
+        }
+        row_weight += more;
+        row.events.push(event);
+    }
+    staged.fact(row_sub, &row)
 }
 
 /// The outcomes hash of an entry: over key and row of each of its outcomes, in the order of their keys.
 pub fn hash_outcomes<'a>(outcomes: impl Iterator<Item = (u128, &'a [u8])>) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = Hasher::new();
     for (key_hash, row) in outcomes {
-        hasher.update(&key_hash.to_be_bytes()).update(&(row.len() as u64).to_be_bytes()).update(row);
+        hasher.add(&key_hash.to_be_bytes());
+        hasher.add(&(row.len() as u64).to_be_bytes());
+        hasher.add(row);
     }
-    *hasher.finalize().as_bytes()
+    hasher.finish()
 }
 
 /// The audit chain after an entry, from what is kept of it. `facts` are the feed rows from sub 1, as stored.
 pub fn chain<'a>(entry: &EntryFact, index: u64, facts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&entry.prev_head).update(&index.to_be_bytes());
-    hasher.update(&entry.time_ms.to_be_bytes()).update(&entry.reign.to_be_bytes()).update(&entry.outcomes_hash);
+    let mut hasher = Hasher::new();
+    hasher.add(&entry.prev_head);
+    hasher.add(&index.to_be_bytes());
+    hasher.add(&entry.time_ms.to_be_bytes());
+    hasher.add(&entry.reign.to_be_bytes());
+    hasher.add(&entry.outcomes_hash);
     for fact in facts {
-        hasher.update(&(fact.len() as u64).to_be_bytes()).update(fact);
+        hasher.add(&(fact.len() as u64).to_be_bytes());
+        hasher.add(fact);
     }
-    *hasher.finalize().as_bytes()
+    hasher.finish()
+}
+
+/// blake3 over many short pieces: it hashes up to sixteen blocks at once, if it is given them at once.
+struct Hasher {
+    inner: blake3::Hasher,
+    waiting: Vec<u8>,
+}
+
+impl Hasher {
+    const AT_ONCE_BYTES: usize = 32 * 1024;
+
+    fn new() -> Self {
+        Self { inner: blake3::Hasher::new(), waiting: Vec::with_capacity(1024) }
+    }
+
+    fn add(&mut self, piece: &[u8]) {
+        self.waiting.extend_from_slice(piece);
+        if self.waiting.len() >= Self::AT_ONCE_BYTES {
+            self.inner.update(&self.waiting);
+            self.waiting.clear();
+        }
+    }
+
+    fn finish(mut self) -> [u8; 32] {
+        *self.inner.update(&self.waiting).finalize().as_bytes()
+    }
 }
 
 /// What the transaction's events do to the balance of a wallet and what its legs post there are the same, to the unit,
