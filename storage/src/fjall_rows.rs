@@ -94,6 +94,7 @@ pub struct FjallRows {
     commits: Arc<AtomicU64>,
     background_syncs: Arc<AtomicU64>,
     commit_longest_us: AtomicU64,
+    bytes_written: AtomicU64,
     background: Option<Background>,
     damage: Arc<Damage>,
     // Last: whatever uses the directory must be gone when it is dropped.
@@ -250,6 +251,7 @@ impl FjallRows {
             commits,
             background_syncs,
             commit_longest_us: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
             background: background.flatten(),
             damage: Arc::new(Damage::new(dir, damage::met_before(dir).is_some())),
             dir: Arc::new(Dir { path: dir.to_path_buf(), remove: AtomicBool::new(false) }),
@@ -404,6 +406,7 @@ impl Rows for FjallRows {
             self.delete_buckets(&dropped)?;
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
+        self.bytes_written.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
         let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.commit_longest_us.fetch_max(took_us, Ordering::Relaxed);
         Ok(())
@@ -482,6 +485,7 @@ impl Rows for FjallRows {
             commits: self.commits.load(Ordering::Relaxed),
             background_syncs: self.background_syncs.load(Ordering::Relaxed),
             commit_longest_us: self.commit_longest_us.load(Ordering::Relaxed),
+            bytes_written: self.bytes_written.load(Ordering::Relaxed),
             ..RowStats::default()
         };
         for (_, handle) in handles.iter() {

@@ -102,6 +102,8 @@ pub struct RowStats {
     pub background_syncs: u64,
     /// Longest commit since the store was opened, in microseconds: the apply stall.
     pub commit_longest_us: u64,
+    /// Bytes of keys and values in those batches.
+    pub bytes_written: u64,
 }
 
 /// Options of a row store on disk.
