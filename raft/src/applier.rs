@@ -23,6 +23,7 @@ use crate::error::Fatal;
 use crate::journal::OnApplied;
 use crate::record;
 use crate::rows_cell::{RowsCell, RowsMeta};
+use crate::stages::{AppliedTimes, micros};
 use crate::types::{Entry, MembershipRecord, TypeConfig, position};
 use crate::world::{Clock, Exec};
 
@@ -260,11 +261,11 @@ impl<A: Apply> Worker<A> {
             }
         };
         self.counters.entries_applied.one();
-        let took = self.clock.monotonic().saturating_sub(started);
-        self.counters.apply_us.record_us(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let done = self.clock.monotonic();
+        self.counters.apply_us.record_us(micros(done.saturating_sub(started)));
         shared.progress.lock().note(at, members, header.as_ref(), applied.state);
         shared.rows.set_applied(at.index);
-        self.journal.on_applied(at, header, applied);
+        self.journal.on_applied(at, header, applied, AppliedTimes { begun: started, done });
         Ok(())
     }
 

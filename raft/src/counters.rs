@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::stages::Stages;
+
 /// One number that only grows, or is set.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -89,12 +91,12 @@ pub struct Counters {
     pub barriers: Counter,
     /// Reads that shared them.
     pub barrier_reads: Counter,
-    /// Points at which the rows were made durable.
-    pub row_syncs: Counter,
     /// Times the engine was asked what is committed.
     pub committed_questions: Counter,
     /// Refusals that shared the answers.
     pub committed_answers: Counter,
+    /// Points at which the rows were made durable.
+    pub row_syncs: Counter,
     /// Snapshot files written.
     pub snapshots_built: Counter,
     /// Snapshots sent to a peer.
@@ -113,6 +115,8 @@ pub struct Counters {
     pub apply_us: Histogram,
     /// Time one log commit took.
     pub log_commit_us: Histogram,
+    /// Where the time of the transactions proposed here goes.
+    pub stages: Stages,
 }
 
 #[cfg(test)]

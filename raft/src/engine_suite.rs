@@ -20,6 +20,7 @@ use crate::log_store::{LogAdapter, LogHandle};
 use crate::machine::{Machine, Syncer};
 use crate::rows_cell::RowsCell;
 use crate::snapshot::{Making, Template};
+use crate::stages::AppliedTimes;
 use crate::types::TypeConfig;
 use crate::world::{Exec, World};
 
@@ -52,7 +53,7 @@ impl Apply for Blank {
 struct Nobody;
 
 impl OnApplied<()> for Nobody {
-    fn on_applied(&self, _at: LogPosition, _header: Option<EntryHeader>, _applied: Applied<()>) {}
+    fn on_applied(&self, _at: LogPosition, _header: Option<EntryHeader>, _applied: Applied<()>, _times: AppliedTimes) {}
     fn on_reset(&self, _log_time_ms: i64, _feature_level: u32) {}
     fn on_installed(&self) {}
 }

@@ -14,7 +14,7 @@ use openraft::errors::ClientWriteError;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::handle::{Placed, Waiter};
+use super::handle::{Accepted, Waiter};
 use crate::apply::Applied;
 use crate::config::{ENTRY_BYTES_MAX, RaftConfig};
 use crate::counters::Counters;
@@ -22,6 +22,7 @@ use crate::error::{Lost, Refused};
 use crate::machine::Machine;
 use crate::pulse::Pulse;
 use crate::record;
+use crate::stages::AppliedTimes;
 use crate::types::{Callback, Sealed, TypeConfig, term_id};
 use crate::world::Clock;
 
@@ -46,7 +47,7 @@ pub struct Reign {
 /// What the apply thread tells the journal.
 pub(crate) trait OnApplied<O>: Send + Sync + 'static {
     /// An entry is in the rows.
-    fn on_applied(&self, at: LogPosition, header: Option<EntryHeader>, applied: Applied<O>);
+    fn on_applied(&self, at: LogPosition, header: Option<EntryHeader>, applied: Applied<O>, times: AppliedTimes);
     /// Rows were opened or replaced; their log time and feature level.
     fn on_reset(&self, log_time_ms: i64, feature_level: u32);
     /// A snapshot took the place of entries that were never seen here.
@@ -83,7 +84,7 @@ impl Settings {
 
 /// Answers on their way from the apply thread to those who wait: one message per entry.
 pub(crate) enum Answers<O> {
-    Applied { index: u64, outcomes: Vec<O>, waiters: Vec<Waiter<O>> },
+    Applied { index: u64, applied_at: Duration, outcomes: Vec<O>, waiters: Vec<Waiter<O>> },
     Lost { lost: Lost, waiters: Vec<Waiter<O>> },
 }
 
@@ -108,7 +109,7 @@ struct State<O> {
     reign: Option<Reign>,
     /// Sequence of the fence on its way.
     fence: Option<u64>,
-    queue: VecDeque<(Bytes, Waiter<O>)>,
+    queue: VecDeque<Queued<O>>,
     queue_bytes: usize,
     flights: BTreeMap<u64, Flight<O>>,
     /// Flights that count against the bound on entries on their way.
@@ -125,6 +126,13 @@ struct State<O> {
     stopped: bool,
 }
 
+/// A transaction that was accepted and is in no entry yet.
+struct Queued<O> {
+    transaction: Bytes,
+    waiter: Waiter<O>,
+    since: Duration,
+}
+
 /// An entry between the engine's acceptance and the knowledge of its fate.
 struct Flight<O> {
     kind: EntryKind,
@@ -132,6 +140,8 @@ struct Flight<O> {
     reign: u64,
     waiters: Vec<Waiter<O>>,
     counted: bool,
+    /// When it was closed.
+    closed: Duration,
 }
 
 /// An entry ready for the engine.
@@ -189,11 +199,7 @@ impl<O: Send + 'static> Gate<O> {
         self.reign.subscribe()
     }
 
-    pub(crate) fn propose(
-        &self,
-        reign: u64,
-        transaction: Bytes,
-    ) -> Result<oneshot::Receiver<Result<Placed<O>, Lost>>, Refused> {
+    pub(crate) fn propose(&self, reign: u64, transaction: Bytes) -> Result<Accepted<O>, Refused> {
         let taken = self.try_propose(reign, transaction);
         if taken.is_err() {
             self.counters.proposals_refused.one();
@@ -201,11 +207,7 @@ impl<O: Send + 'static> Gate<O> {
         taken
     }
 
-    fn try_propose(
-        &self,
-        reign: u64,
-        transaction: Bytes,
-    ) -> Result<oneshot::Receiver<Result<Placed<O>, Lost>>, Refused> {
+    fn try_propose(&self, reign: u64, transaction: Bytes) -> Result<Accepted<O>, Refused> {
         let bytes = transaction.len() + TRANSACTION_OVERHEAD_BYTES;
         if bytes > ENTRY_BYTES_MAX {
             return Err(Refused::TooLarge {
@@ -229,7 +231,8 @@ impl<O: Send + 'static> Gate<O> {
             return Err(Refused::Overloaded);
         }
         let (waiter, receiver) = oneshot::channel();
-        state.queue.push_back((transaction, waiter));
+        let since = self.clock.monotonic();
+        state.queue.push_back(Queued { transaction, waiter, since });
         state.queue_bytes += bytes;
         // With all entries out, the next one closes when one of them comes back.
         let ring = state.on_their_way < self.settings.entries_in_flight_max;
@@ -237,7 +240,7 @@ impl<O: Send + 'static> Gate<O> {
         if ring {
             self.work.notify_one();
         }
-        Ok(receiver)
+        Ok((receiver, since))
     }
 
     /// Ends the reign, if there is one, for a reason to be logged.
@@ -262,7 +265,7 @@ impl<O: Send + 'static> Gate<O> {
 
     /// Answers what was accepted but never left: a definite no.
     fn drop_queue(&self, state: &mut State<O>) {
-        let waiters: Vec<_> = state.queue.drain(..).map(|(_, waiter)| waiter).collect();
+        let waiters: Vec<_> = state.queue.drain(..).map(|queued| queued.waiter).collect();
         state.queue_bytes = 0;
         self.answer_lost(Lost::NeverApplied, waiters);
     }
@@ -390,10 +393,14 @@ impl<O: Send + 'static> Gate<O> {
             let payload = Bytes::from(codec::encode(&body));
             return Some(self.close(state, EntryKind::Checkpoint, reign.number, term, vec![payload], Vec::new()));
         }
+        if state.queue.is_empty() {
+            return None;
+        }
         let mut bytes = 0;
         let (mut transactions, mut waiters) = (Vec::new(), Vec::new());
-        while let Some((transaction, _)) = state.queue.front() {
-            let more = transaction.len() + TRANSACTION_OVERHEAD_BYTES;
+        let now = self.clock.monotonic();
+        while let Some(queued) = state.queue.front() {
+            let more = queued.transaction.len() + TRANSACTION_OVERHEAD_BYTES;
             let full =
                 transactions.len() >= self.settings.entry_count_max || bytes + more > self.settings.entry_bytes_max;
             if full && !transactions.is_empty() {
@@ -401,13 +408,11 @@ impl<O: Send + 'static> Gate<O> {
             }
             bytes += more;
             state.queue_bytes -= more;
-            if let Some((transaction, waiter)) = state.queue.pop_front() {
-                transactions.push(transaction);
-                waiters.push(waiter);
+            if let Some(queued) = state.queue.pop_front() {
+                self.counters.stages.queue.record(queued.since, now);
+                transactions.push(queued.transaction);
+                waiters.push(queued.waiter);
             }
-        }
-        if transactions.is_empty() {
-            return None;
         }
         Some(self.close(state, EntryKind::Transactions, reign.number, term, transactions, waiters))
     }
@@ -449,7 +454,8 @@ impl<O: Send + 'static> Gate<O> {
             feature_level: state.feature_level,
             count: transactions.len() as u32,
         };
-        state.flights.insert(sequence, Flight { kind, reign, waiters, counted: true });
+        let closed = self.clock.monotonic();
+        state.flights.insert(sequence, Flight { kind, reign, waiters, counted: true, closed });
         state.on_their_way += 1;
         Closed { sequence, term, header, transactions, _outcome: std::marker::PhantomData }
     }
@@ -522,7 +528,7 @@ impl<O: Send + 'static> Gate<O> {
 }
 
 impl<O: Send + 'static> OnApplied<O> for Gate<O> {
-    fn on_applied(&self, at: LogPosition, header: Option<EntryHeader>, applied: Applied<O>) {
+    fn on_applied(&self, at: LogPosition, header: Option<EntryHeader>, applied: Applied<O>, times: AppliedTimes) {
         let Some(header) = header else { return };
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -537,7 +543,9 @@ impl<O: Send + 'static> OnApplied<O> for Gate<O> {
                 // A fence or a checkpoint.
             } else if applied.outcomes.len() == flight.waiters.len() {
                 let waiters = std::mem::take(&mut flight.waiters);
-                let _ = self.answers.send(Answers::Applied { index: at.index, outcomes: applied.outcomes, waiters });
+                self.counters.stages.applied(at.index, waiters.len() as u64, flight.closed, times);
+                let (index, applied_at, outcomes) = (at.index, times.done, applied.outcomes);
+                let _ = self.answers.send(Answers::Applied { index, applied_at, outcomes, waiters });
             } else {
                 tracing::error!(
                     index = at.index,

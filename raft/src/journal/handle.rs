@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,11 +17,16 @@ use crate::pulse::Pulse;
 /// Where the answer to one transaction goes.
 pub(crate) type Waiter<O> = oneshot::Sender<Result<Placed<O>, Lost>>;
 
+/// Where the answer to an accepted transaction comes from, and when it was accepted.
+pub(crate) type Accepted<O> = (oneshot::Receiver<Result<Placed<O>, Lost>>, Duration);
+
 /// A transaction that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed<O> {
     /// Index of the entry it is in.
     pub index: u64,
+    /// When it was in the rows, by the node's monotonic clock.
+    pub applied_at: Duration,
     /// What it came to.
     pub outcome: O,
 }
@@ -29,6 +35,14 @@ pub struct Placed<O> {
 #[derive(Debug)]
 pub struct Pending<O> {
     receiver: oneshot::Receiver<Result<Placed<O>, Lost>>,
+    since: Duration,
+}
+
+impl<O> Pending<O> {
+    /// When it was accepted, by the node's monotonic clock.
+    pub fn since(&self) -> Duration {
+        self.since
+    }
 }
 
 impl<O> Future for Pending<O> {
@@ -79,7 +93,7 @@ impl<O: Send + 'static> Journal<O> {
     /// # Errors
     /// Always a definite no: it was not taken, and will never be applied.
     pub fn propose(&self, reign: u64, transaction: Bytes) -> Result<Pending<O>, Refused> {
-        self.gate.propose(reign, transaction).map(|receiver| Pending { receiver })
+        self.gate.propose(reign, transaction).map(|(receiver, since)| Pending { receiver, since })
     }
 
     /// Ends the reign, if one is in force; a new one begins with a new fence.
@@ -124,10 +138,10 @@ impl<O: Send + 'static> Journal<O> {
 pub(crate) async fn deliver<O>(mut answers: mpsc::UnboundedReceiver<Answers<O>>) {
     while let Some(answer) = answers.recv().await {
         match answer {
-            Answers::Applied { index, outcomes, waiters } => {
+            Answers::Applied { index, applied_at, outcomes, waiters } => {
                 for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
                     // Whoever gave up waiting does not need the answer.
-                    let _ = waiter.send(Ok(Placed { index, outcome }));
+                    let _ = waiter.send(Ok(Placed { index, applied_at, outcome }));
                 }
             }
             Answers::Lost { lost, waiters } => {

@@ -17,6 +17,7 @@ use crate::config::RaftConfig;
 use crate::counters::Counters;
 use crate::error::{Lost, Refused};
 use crate::pulse::Pulse;
+use crate::stages::AppliedTimes;
 use crate::world::Clock;
 
 /// A clock set by hand.
@@ -85,7 +86,7 @@ impl Desk {
 
     fn propose(&self, transaction: &'static str) -> Result<Answer, Refused> {
         let reign = self.gate.reign().map_or(0, |reign| reign.number);
-        self.gate.propose(reign, Bytes::from_static(transaction.as_bytes()))
+        self.gate.propose(reign, Bytes::from_static(transaction.as_bytes())).map(|(answer, _)| answer)
     }
 
     /// Applies an entry as the machine would: fences count reigns, each outcome is the index.
@@ -100,7 +101,8 @@ impl Desk {
             state: StateDigest::default(),
             ends_reign: false,
         };
-        self.gate.on_applied(LogPosition { index: self.index, term: header.term }, Some(header), applied);
+        let times = AppliedTimes { begun: Duration::ZERO, done: Duration::ZERO };
+        self.gate.on_applied(LogPosition { index: self.index, term: header.term }, Some(header), applied, times);
     }
 
     fn refuse(&self, closed: &Closed<u64>, definite: bool) {
@@ -117,9 +119,9 @@ impl Desk {
     fn deliver(&mut self) {
         while let Ok(answer) = self.answers.try_recv() {
             match answer {
-                Answers::Applied { index, outcomes, waiters } => {
+                Answers::Applied { index, applied_at, outcomes, waiters } => {
                     for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
-                        let _ = waiter.send(Ok(Placed { index, outcome }));
+                        let _ = waiter.send(Ok(Placed { index, applied_at, outcome }));
                     }
                 }
                 Answers::Lost { lost, waiters } => {

@@ -455,9 +455,11 @@ impl Shared {
     }
 
     fn committed(&self, tasks: &[Task]) {
+        let now = self.clock.monotonic();
         for task in tasks {
             match task {
-                Task::Append { last, .. } => {
+                Task::Append { first, last, .. } => {
+                    self.counters.stages.durable(*first, last.index, now);
                     self.ends.lock().durable = *last;
                     // Our positions count from 1, so the index of the last entry is the engine's end.
                     self.cache.lock().set_durable(last.index);
