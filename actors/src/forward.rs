@@ -73,7 +73,11 @@ impl PeerService for PeerDesk {
                     let left = Duration::from_millis(forwarded.left_ms.into()).min(LEFT_MAX);
                     let Forwarded { key, trace, command, retry, .. } = forwarded;
                     let request = WriteRequest { key, trace, command };
-                    match Shop::from_inner(inner).decide_here(&request, Instant::now() + left, retry).await {
+                    let shop = Shop::from_inner(inner);
+                    let begun = shop.now();
+                    let attempt = shop.decide_here(&request, Instant::now() + left, retry).await;
+                    shop.stages().serve.record(begun, shop.now());
+                    match attempt {
                         Attempt::Done(result) => Reply::Done(*result),
                         Attempt::No(error) => Reply::No(error),
                         Attempt::Unknown => Reply::Unknown,

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use agora_apply::TransactionResult;
 use agora_domain::{Answer, Change, OrderEvent, OrderStatus, SkuEvent};
+use agora_raft::StageHistogram;
+
+use crate::shop::Shop;
 
 /// Counters as the shop moves them.
 #[derive(Debug, Default)]
@@ -23,6 +26,29 @@ pub struct Counters {
     pub(crate) forwarded: AtomicU64,
     pub(crate) expired: AtomicU64,
     pub(crate) deciding: AtomicU64,
+    pub(crate) stages: WriteStages,
+}
+
+impl Shop {
+    /// Where the time of writes goes.
+    pub fn stages(&self) -> &WriteStages {
+        &self.counters().stages
+    }
+}
+
+/// Where the time of a write goes above the journal.
+#[derive(Debug, Default)]
+pub struct WriteStages {
+    /// All of it, on the node that was asked.
+    pub submit: StageHistogram,
+    /// To the leader and back, on the node that was asked.
+    pub forward: StageHistogram,
+    /// Of which the leader took so much, on the leader.
+    pub serve: StageHistogram,
+    /// Until the decision was in the journal, on the leader.
+    pub decide: StageHistogram,
+    /// From the rows to whoever waits, on the leader.
+    pub answer: StageHistogram,
 }
 
 impl Counters {

@@ -364,6 +364,18 @@ impl Shop {
     /// # Errors
     /// See [`WriteError`]. Everything but [`WriteError::Unknown`] and [`WriteError::KeyInFlight`] is a definite no.
     pub async fn submit(&self, request: WriteRequest, deadline: Instant) -> Result<Written, WriteError> {
+        let begun = self.now();
+        let result = self.place(request, deadline).await;
+        self.inner.counters.stages.submit.record(begun, self.now());
+        result
+    }
+
+    /// Time since some fixed moment, for measuring.
+    pub(crate) fn now(&self) -> Duration {
+        self.inner.world.clock.monotonic()
+    }
+
+    async fn place(&self, request: WriteRequest, deadline: Instant) -> Result<Written, WriteError> {
         if *self.inner.stopping.borrow() {
             return Err(WriteError::ShuttingDown);
         }
@@ -453,7 +465,12 @@ impl Shop {
     async fn attempt(&self, request: &WriteRequest, deadline: Instant, retry: bool) -> Attempt {
         match self.leader() {
             Some(leader) if leader == self.inner.node => self.decide_here(request, deadline, retry).await,
-            Some(leader) => self.forward(leader, request, deadline, retry).await,
+            Some(leader) => {
+                let begun = self.now();
+                let attempt = self.forward(leader, request, deadline, retry).await;
+                self.inner.counters.stages.forward.record(begun, self.now());
+                attempt
+            }
             None => Attempt::No(WriteError::NoLeader),
         }
     }
@@ -509,6 +526,7 @@ impl Shop {
 
     /// Decides as leader. Also called for other nodes, with `retry` as they say.
     pub(crate) async fn decide_here(&self, request: &WriteRequest, deadline: Instant, retry: bool) -> Attempt {
+        let begun = self.now();
         let journal = self.journal();
         let Some(reign) = journal.reign() else { return Attempt::No(WriteError::NoLeader) };
         if !journal.quorum_fresh() {
@@ -552,11 +570,15 @@ impl Shop {
             Err(_) => return self.turn_away(),
         };
         ticket.sent();
-        let mut waiting = Waiting { ticket: Some(ticket), pending: Some(pending), trace: request.trace };
-        match tokio::time::timeout_at(deadline, waiting.outcome()).await {
-            Ok(attempt) => attempt,
-            Err(_) => Attempt::Unknown,
+        let stages = &self.inner.counters.stages;
+        stages.decide.record(begun, pending.since());
+        let (ticket, pending, trace) = (Some(ticket), Some(pending), request.trace);
+        let mut waiting = Waiting { ticket, pending, applied_at: None, trace };
+        let attempt = tokio::time::timeout_at(deadline, waiting.outcome()).await;
+        if let Some(applied_at) = waiting.applied_at {
+            stages.answer.record(applied_at, self.now());
         }
+        attempt.unwrap_or(Attempt::Unknown)
     }
 
     fn turn_away(&self) -> Attempt {
@@ -773,13 +795,17 @@ impl Drop for Admitted {
 struct Waiting {
     ticket: Option<Ticket>,
     pending: Option<Pending<TransactionResult>>,
+    /// When it was in the rows.
+    applied_at: Option<Duration>,
     trace: u128,
 }
 
 impl Waiting {
     async fn outcome(&mut self) -> Attempt {
         let Some(pending) = self.pending.as_mut() else { return Attempt::Unknown };
-        let attempt = fate(pending.await, self.trace);
+        let placed = pending.await;
+        self.applied_at = placed.as_ref().ok().map(|placed| placed.applied_at);
+        let attempt = fate(placed, self.trace);
         self.pending = None;
         if let Some(ticket) = self.ticket.take() {
             ticket.end(attempt.ending());
