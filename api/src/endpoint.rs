@@ -167,6 +167,8 @@ pub struct Call {
     pub trace: u128,
     /// Language of messages.
     pub language: Language,
+    /// When its head was there.
+    pub started: Instant,
     /// When the outcome of a write must be there.
     pub deadline: Instant,
     /// Request headers.
@@ -247,6 +249,7 @@ impl Call {
         let key = headers::idempotency_key(&self.headers)?;
         let key = key_ref(self.principal, self.endpoint.method.as_str(), self.endpoint.path, key, &command);
         let request = WriteRequest { key, trace: self.trace, command };
+        self.api.metrics.receive.record(Duration::ZERO, self.started.elapsed());
         let written = self.api.shop.submit(request, self.deadline).await?;
         match &written.answer {
             Answer::Refused(rejection) => {
@@ -366,6 +369,7 @@ async fn run(
         principal,
         trace,
         language,
+        started,
         deadline: started + Duration::from_millis(api.config.request_timeout_ms),
         headers: parts.headers,
         uri: parts.uri,

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use agora_raft::{HISTOGRAM_BOUNDS_US, Health, Histogram, Role};
+use agora_raft::{HISTOGRAM_BOUNDS_US, Health, Histogram, Role, StageHistogram};
 use http::StatusCode;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
@@ -56,6 +56,8 @@ pub struct HttpMetrics {
     pub connections_broken: AtomicU64,
     /// Room for long polls.
     pub polls: Semaphore,
+    /// From a write's head until the shop is asked: its body, its key, its checks.
+    pub receive: StageHistogram,
 }
 
 impl HttpMetrics {
@@ -70,6 +72,7 @@ impl HttpMetrics {
             connections_refused: AtomicU64::new(0),
             connections_broken: AtomicU64::new(0),
             polls: Semaphore::new(polls_max),
+            receive: StageHistogram::default(),
         }
     }
 
@@ -167,6 +170,7 @@ async fn show(call: Call) -> Outcome<Reply> {
     call.api.metrics.write(&mut page);
     write_shop(&call, &mut page);
     write_raft(&call, &mut page);
+    write_stages(&call, &mut page);
     Ok(Reply::text(page.0, "text/plain; version=0.0.4; charset=utf-8"))
 }
 
@@ -245,8 +249,36 @@ fn write_raft(call: &Call, page: &mut Page) {
     ] {
         page.counter(name, help, value);
     }
+    let rows = call.api.shop.cluster().rows().stats();
+    page.counter("agora_row_bytes_written", "Bytes of keys and values written to the rows.", rows.bytes_written);
+    page.counter("agora_row_compactions", "Compactions of the rows that ended.", rows.compactions);
+    page.gauge("agora_row_disk_bytes", "Bytes the rows take on disk, their journals included.", rows.disk_bytes);
     write_durations(page, "agora_apply_seconds", "Time one entry took to apply.", &raft.apply_us);
     write_durations(page, "agora_fsync_seconds", "Time one log commit took.", &raft.log_commit_us);
+}
+
+/// Where the time of writes goes. A forwarded write counts in `receive`, `submit` and `forward` of the node that was asked and
+/// in the others of the leader, of whose time `serve` is the part that forwarded ones took.
+fn write_stages(call: &Call, page: &mut Page) {
+    const NAME: &str = "agora_stage_seconds";
+    page.head(NAME, "histogram", "Time of writes by stage.");
+    let (shop, journal) = (call.api.shop.stages(), &call.api.shop.cluster().counters().stages);
+    for (stage, histogram) in [
+        ("receive", &call.api.metrics.receive),
+        ("submit", &shop.submit),
+        ("forward", &shop.forward),
+        ("serve", &shop.serve),
+        ("decide", &shop.decide),
+        ("queue", &journal.queue),
+        ("append", &journal.append),
+        ("commit", &journal.commit),
+        ("apply", &journal.apply),
+        ("answer", &shop.answer),
+    ] {
+        let (counts, sum_us) = histogram.read();
+        let bounds: Vec<u64> = (0..counts.len()).filter_map(StageHistogram::upper_us).collect();
+        page.histogram(NAME, &format!("stage=\"{stage}\""), &bounds, &counts, sum_us);
+    }
 }
 
 fn write_durations(page: &mut Page, name: &str, help: &str, histogram: &Histogram) {

@@ -103,6 +103,19 @@ async fn metrics_count_and_the_document_is_served() {
     ] {
         assert!(page.lines().any(|known| known == line), "{line} is not in\n{page}");
     }
+    // Every write went through every stage once, on the only node there is; the refusal too, since it is a transaction.
+    let count = |stage: &str| {
+        let name = format!("agora_stage_seconds_count{{stage=\"{stage}\"}} ");
+        let count =
+            page.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("no stage {stage}"));
+        count.parse::<u64>().unwrap()
+    };
+    let writes = count("receive");
+    assert!(writes >= 4, "{writes}");
+    for stage in ["submit", "decide", "queue", "append", "commit", "apply", "answer"] {
+        assert_eq!(count(stage), writes, "{stage}");
+    }
+    assert_eq!((count("forward"), count("serve")), (0, 0));
     // The format: every sample is announced once, with its kind, and no series is there twice.
     let mut seen = std::collections::BTreeSet::new();
     for line in page.lines() {
