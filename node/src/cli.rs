@@ -40,7 +40,7 @@ pub enum Command {
     Snapshot(SnapshotCommand),
     /// Read all rows of a stopped node and compare them with what it believes of them
     Verify(VerifyArgs),
-    /// Measure
+    /// Measure throughput, latency and cost, of three nodes of its own or of a cluster that runs
     #[command(subcommand)]
     Bench(BenchCommand),
 }

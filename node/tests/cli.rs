@@ -32,7 +32,13 @@ fn every_command_explains_itself() {
         &["dev", "--help"],
         &["cluster", "add", "--help"],
         &["snapshot", "create", "--help"],
+        &["bench", "--help"],
         &["bench", "orders", "--help"],
+        &["bench", "pay", "--help"],
+        &["bench", "reads", "--help"],
+        &["bench", "mixed", "--help"],
+        &["bench", "flash", "--help"],
+        &["bench", "marketplace", "--help"],
     ] {
         let output = agora(words);
         assert!(output.status.success(), "{words:?}");

@@ -123,9 +123,14 @@ impl Schedule {
         let schedule = self.clone();
         std::thread::Builder::new().name("pacer".to_owned()).spawn(move || {
             let mut released = 0;
-            while !schedule.ended.load(Ordering::Relaxed) {
+            loop {
+                // Once more after the end, so that what was due by then is released.
+                let ended = schedule.ended.load(Ordering::Acquire);
                 let pause;
                 (released, pause) = schedule.release(released, Instant::now());
+                if ended {
+                    return;
+                }
                 std::thread::sleep(pause);
             }
         })
@@ -180,7 +185,7 @@ impl Shared {
         let now = Instant::now();
         self.until.set(Some(now));
         if let Some(schedule) = &self.schedule {
-            schedule.ended.store(true, Ordering::Relaxed);
+            schedule.ended.store(true, Ordering::Release);
         }
         let measured = now.saturating_duration_since(self.from.get().unwrap_or(now));
         self.recorder.borrow_mut().finish(micros(measured));
@@ -340,14 +345,14 @@ impl<D: Dial> Line<D> {
             let now = Instant::now();
             let verdict = self.script.answered(head.status, open.body(&head));
             failed |= verdict.count.errors > 0;
-            if self.shared.counts(session) {
+            let (now_us, counts) = (self.shared.now_us(now), self.shared.counts(session));
+            if now_us.is_some() || counts {
                 let mut recorder = self.shared.recorder.borrow_mut();
-                let now_us = self.shared.now_us(now);
-                recorder.answer(op, verdict.count, micros(now.saturating_duration_since(sent)), now_us);
+                recorder.answer(op, verdict.count, micros(now.saturating_duration_since(sent)), now_us, counts);
                 if verdict.count.errors > 0 {
                     recorder.note(head.status, open.body(&head));
                 }
-                if !verdict.more && !failed {
+                if counts && !verdict.more && !failed {
                     recorder.session(micros(now.saturating_duration_since(session.due)), now_us);
                 }
             }

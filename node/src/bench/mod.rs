@@ -76,6 +76,8 @@ const STOCK_HOT_DEFAULT: u64 = 100_000_000;
 const WARMUP_DEFAULT_S: u64 = 2;
 /// How often the run is looked at.
 const TICK: Duration = Duration::from_millis(20);
+/// The first session of an open loop is due so much later than all is set up, so that it counts.
+const START_MARGIN: Duration = Duration::from_millis(5);
 /// Time the last answers have, after the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deadline of one question of a scenario, with its repetitions.
@@ -302,14 +304,12 @@ async fn load_up(prepared: Prepared, ground: &Ground) -> anyhow::Result<(Rc<Shar
     });
     let lines = lines.collect();
     let mut before = if warmup == 0 { Some(ground.read().await) } else { None };
-    let schedule = prepared.rate.map(|rate| Schedule::new(Instant::now(), rate));
+    let schedule = prepared.rate.map(|rate| Schedule::new(Instant::now() + START_MARGIN, rate));
     let shared = Shared::new(Recorder::new(prepared.ops, load.seconds), schedule.clone());
     if before.is_some() {
         shared.measure();
     }
-    if let Some(schedule) = &schedule {
-        schedule.pace().context("cannot start a thread")?;
-    }
+    let pacer = schedule.map(|schedule| schedule.pace()).transpose().context("cannot start a thread")?;
     engine::start(&shared, Tcp(targets), lines);
     if before.is_none() {
         sleep(Duration::from_secs(warmup)).await;
@@ -318,6 +318,7 @@ async fn load_up(prepared: Prepared, ground: &Ground) -> anyhow::Result<(Rc<Shar
     }
     let started = Instant::now();
     watch(&shared, load, prepared.unit).await;
+    let ended_by_itself = shared.is_done();
     if prepared.ends {
         // All that was sent counts.
         let late = Instant::now() + DRAIN_TIMEOUT;
@@ -327,11 +328,14 @@ async fn load_up(prepared: Prepared, ground: &Ground) -> anyhow::Result<(Rc<Shar
     shared.seal();
     let seconds = started.elapsed().as_secs_f64();
     let after = ground.read().await;
-    if shared.is_open() {
-        wait(Instant::now() + DRAIN_TIMEOUT, || shared.is_drained()).await;
+    if let Some(pacer) = pacer {
+        wait(Instant::now() + DRAIN_TIMEOUT, || pacer.is_finished() && shared.is_drained()).await;
     }
     shared.stop();
-    shared.settle();
+    // Who has nothing left to do leaves nothing undone, whatever the schedule would have had for them.
+    if !ended_by_itself {
+        shared.settle();
+    }
     wait(Instant::now() + DRAIN_TIMEOUT, || shared.is_done()).await;
     let used = Used::between(&before.unwrap_or_default(), &after);
     Ok((shared, seconds, used))

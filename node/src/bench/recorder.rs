@@ -95,10 +95,10 @@ pub struct Recorder {
     pub sessions: Histogram,
     /// By kind of request.
     pub ops: Vec<Op>,
-    /// All together.
+    /// All sessions that count: of an open loop those that were due while measuring, whenever they were answered.
     pub total: Count,
-    /// What was done before measuring ended; an open loop may be answered later.
-    pub done_in_time: u64,
+    /// All that was answered while measuring, whenever it was due: what the nodes did in that time.
+    pub in_time: Count,
     /// When something was last done.
     pub last_done_us: u64,
     /// The first error, in words.
@@ -115,7 +115,7 @@ impl Recorder {
             sessions: Histogram::default(),
             ops: ops.iter().map(op).collect(),
             total: Count::default(),
-            done_in_time: 0,
+            in_time: Count::default(),
             last_done_us: 0,
             first_error: None,
             series: Series {
@@ -128,20 +128,25 @@ impl Recorder {
         }
     }
 
-    /// An answer to a request of kind `op`. `now_us` is `None` when it came after the end.
-    pub fn answer(&mut self, op: usize, count: Count, took_us: u64, now_us: Option<u64>) {
+    /// An answer to a request of kind `op`. `now_us` is `None` when it came before or after measuring; `counts` is false when its
+    /// session was not due then.
+    pub fn answer(&mut self, op: usize, count: Count, took_us: u64, now_us: Option<u64>, counts: bool) {
         let op = &mut self.ops[op];
-        op.answers += 1;
-        op.count.add(count);
-        if count.errors == 0 {
-            op.latency.record(took_us);
+        if let Some(now_us) = now_us {
+            op.answers += 1;
+            self.in_time.add(count);
+            if count.done > 0 {
+                self.series.advance(now_us);
+                self.series.done += count.done;
+                self.last_done_us = self.last_done_us.max(now_us);
+            }
         }
-        self.total.add(count);
-        if let Some(now_us) = now_us.filter(|_| count.done > 0) {
-            self.series.advance(now_us);
-            self.series.done += count.done;
-            self.done_in_time += count.done;
-            self.last_done_us = self.last_done_us.max(now_us);
+        if counts {
+            op.count.add(count);
+            self.total.add(count);
+            if count.errors == 0 {
+                op.latency.record(took_us);
+            }
         }
     }
 
@@ -191,25 +196,28 @@ mod tests {
     fn what_is_done_falls_into_its_interval() {
         let mut recorder = Recorder::new(&["a"], 1);
         for (now_us, took_us) in [(10_000, 1_000), (99_999, 3_000), (250_000, 5_000)] {
-            recorder.answer(0, Count::DONE, took_us, Some(now_us));
+            recorder.answer(0, Count::DONE, took_us, Some(now_us), true);
             recorder.session(took_us, Some(now_us));
         }
-        recorder.answer(0, Count::ERROR, 9, Some(260_000));
+        recorder.answer(0, Count::ERROR, 9, Some(260_000), true);
         recorder.finish(300_000);
-        recorder.answer(0, Count::DONE, 60_000, None);
+        recorder.answer(0, Count::DONE, 60_000, None, true);
         recorder.session(60_000, None);
         let points: Vec<(f64, f64, Option<f64>)> =
             recorder.points().iter().map(|point| (point.at_s, point.per_second, point.p99_ms)).collect();
         assert_eq!(points, [(0.1, 20.0, Some(3.0)), (0.2, 0.0, None), (0.3, 10.0, Some(5.0))]);
-        assert_eq!((recorder.ops[0].answers, recorder.ops[0].latency.count(), recorder.last_done_us), (5, 4, 250_000));
+        assert_eq!((recorder.ops[0].answers, recorder.ops[0].latency.count(), recorder.last_done_us), (4, 4, 250_000));
         assert_eq!(recorder.total, Count { done: 4, refused: 0, errors: 1 });
-        assert_eq!((recorder.done_in_time, recorder.sessions.count()), (3, 4));
+        assert_eq!((recorder.in_time, recorder.sessions.count()), (Count { done: 3, refused: 0, errors: 1 }, 4));
+        // Due before measuring and answered in it: the nodes did it, but it says nothing of what was due.
+        recorder.answer(0, Count::DONE, 900_000, Some(290_000), false);
+        assert_eq!((recorder.in_time.done, recorder.total.done, recorder.ops[0].latency.count()), (4, 4, 4));
     }
 
     #[test]
     fn the_lines_are_bounded_whatever_the_length() {
         let mut recorder = Recorder::new(&["a"], 86_400);
-        recorder.answer(0, Count::DONE, 1, Some(u64::MAX / 2));
+        recorder.answer(0, Count::DONE, 1, Some(u64::MAX / 2), true);
         assert!(recorder.points().len() as u64 <= 2 * POINTS_MAX);
     }
 }

@@ -149,6 +149,9 @@ pub struct Report {
     pub remarks: Vec<(String, String)>,
     /// What was run.
     pub title: String,
+    /// Whether anything writes.
+    #[serde(skip)]
+    pub writes: bool,
     /// Over time, for the plot.
     #[serde(skip)]
     pub points: Vec<Point>,
@@ -167,10 +170,10 @@ fn rounded(value: f64) -> f64 {
 impl Report {
     /// Puts the figures together.
     pub fn new(recorder: &Recorder, subject: Subject, used: &Used) -> Report {
-        let decided = (recorder.total.done + recorder.total.refused) as f64;
+        let decided = (recorder.in_time.done + recorder.in_time.refused) as f64;
         let each = |value: Option<f64>| value.filter(|_| decided > 0.0).map(|value| rounded(value / decided));
         let per = |value: Option<f64>| value.filter(|value| *value > 0.0).map(|value| rounded(decided / value));
-        let per_second = rounded(recorder.done_in_time as f64 / subject.seconds.max(1e-9));
+        let per_second = rounded(recorder.in_time.done as f64 / subject.seconds.max(1e-9));
         let node = |(at, node): (usize, &NodeUse)| NodeFigures {
             node: at + 1,
             leads: node.leads,
@@ -207,6 +210,7 @@ impl Report {
             stages: stages(recorder, subject.writes, used),
             remarks: subject.remarks,
             title: subject.title,
+            writes: !subject.writes.is_empty(),
             points: recorder.points().to_vec(),
             curve: curve(&recorder.sessions),
             first_error: recorder.first_error.clone(),
@@ -242,10 +246,15 @@ impl Report {
             ("longest".to_owned(), number(self.latency.max_ms, " ms")),
             (format!("CPU per {unit}, all nodes"), number(self.cpu_us_per_order, " µs")),
             (format!("CPU per {unit}, generator"), number(self.generator_cpu_us_per_order, " µs")),
+        ]);
+        let of_writes = [
             (format!("{unit}s per entry"), number(self.orders_per_entry, "")),
             (format!("{unit}s per fsync"), number(self.orders_per_fsync, "")),
             (format!("log per {unit}, each node"), bytes(self.log_bytes_per_order)),
             (format!("rows per {unit}, each node"), bytes(self.row_bytes_per_order)),
+        ];
+        rows.extend(of_writes.into_iter().filter(|_| self.writes));
+        rows.extend([
             ("refused".to_owned(), table::grouped(self.refused)),
             ("errors".to_owned(), table::grouped(self.errors)),
         ]);
@@ -359,7 +368,8 @@ fn stages(recorder: &Recorder, writes: &[usize], used: &Used) -> Vec<Stage> {
     // What HTTP itself takes is all but the write; its quantiles are those of the way in, the way out does not wait.
     let http = one("http", "receive", node_us * count - submit.sum_us());
     // A forwarded write is decided by the leader in its own time, so the way there and back is the rest.
-    let forward = one("forward, there and back", "forward", sum("forward") - sum("serve"));
+    let forward_us = (sum("forward") - sum("serve")) / count;
+    let forward = Stage { name: "forward, there and back", mean_us: forward_us.max(0.0), p50_us: None, p99_us: None };
     let mut all = vec![outside, http, forward];
     all.extend(STAGES.map(|name| one(name, name, sum(name))));
     let known: f64 = all.iter().map(|stage| stage.mean_us).sum();
@@ -379,11 +389,11 @@ pub mod tests {
     pub fn report() -> Report {
         let mut recorder = Recorder::new(&["order", "payment"], 2);
         for us in 1..=900_u64 {
-            recorder.answer(0, Count::DONE, us * 10, Some(us * 2_000));
+            recorder.answer(0, Count::DONE, us * 10, Some(us * 2_000), true);
             recorder.session(us * 10, Some(us * 2_000));
         }
         for _ in 0..100 {
-            recorder.answer(0, Count::REFUSED, 20, Some(1_900_000));
+            recorder.answer(0, Count::REFUSED, 20, Some(1_900_000), true);
         }
         recorder.fail("gone & <away>");
         recorder.finish(2_000_000);
@@ -445,7 +455,7 @@ pub mod tests {
     fn stages_add_up_to_what_the_client_saw() {
         let mut recorder = Recorder::new(&["order"], 1);
         for _ in 0..10 {
-            recorder.answer(0, Count::DONE, 3_000, Some(1));
+            recorder.answer(0, Count::DONE, 3_000, Some(1), true);
         }
         let mut used = Used::between(&reading(0, 0), &reading(1_000, 1));
         let stages_without = stages(&recorder, &[0], &used);
