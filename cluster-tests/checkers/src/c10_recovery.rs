@@ -155,13 +155,14 @@ impl Silences<'_> {
     /// The longest one that is a fault's own, in microseconds: what comes behind the beginning of the next is that one's.
     pub fn after(&self, fault: &Fault) -> u64 {
         let next = self.faults.iter().map(|other| other.from).filter(|from| *from > fault.from).min();
-        let until = (fault.until.unwrap_or(fault.from) + AFTERMATH).min(next.unwrap_or(Micros::MAX));
+        let next = next.unwrap_or(Micros::MAX);
+        let until = fault.until.unwrap_or(fault.from).saturating_add(AFTERMATH);
         let (mut last, mut longest) = (fault.from, 0);
         for decided in &self.decided[self.decided.partition_point(|at| *at < fault.from)..] {
-            longest = longest.max(decided.saturating_sub(self.wanted_from(last)));
+            longest = longest.max((*decided).min(next).saturating_sub(self.wanted_from(last)));
             last = *decided;
             // What came just behind the window ends the last gap; without anything there the load was over.
-            if last > until {
+            if last > until.min(next) {
                 break;
             }
         }

@@ -664,6 +664,11 @@ fn a_slow_recovery() {
     let figures = ask("C10", &killed(1_800)).figures;
     assert_eq!(figures["silence N5 kill p99_ms"], 1_790.0);
     assert_eq!(figures["no write answered max_ms"], 1_790.0);
+    // What comes of the next fault is not laid to this one.
+    let mut next = killed(5_100);
+    next.faults.push(fault("N1", 2_000, Some(6_000), Role::Leader, 4));
+    passes("C10", &next);
+    assert_eq!(ask("C10", &next).figures["silence N5 kill p99_ms"], 990.0);
     // A follower may die when it likes, and so may all of them.
     let mut other = killed(5_100);
     other.faults[0].targets[0].role = Role::Follower;
