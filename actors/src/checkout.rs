@@ -20,6 +20,7 @@ use agora_domain::{
     transaction::Outcome,
 };
 use agora_planted::{self as planted, Bug};
+use agora_storage::rows::Rows;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -29,6 +30,7 @@ use crate::{
     grant::Grant,
     host::{Hosted, Reply},
     hosts::Hosts,
+    together,
 };
 
 /// Rounds of *not now* before a request gives up as overloaded; its deadline usually comes first.
@@ -87,6 +89,8 @@ enum Halt {
     Refuse(Rejection, u64),
     /// Give back and wait for this entity.
     NotNow(Waiting),
+    /// This SKU refuses, and one look at the rows of all does not: give back and ask again when it has changed.
+    NotTogether(SkuId),
     Undecided(Undecided),
 }
 
@@ -94,6 +98,15 @@ enum Halt {
 enum Waiting {
     Sku(u128),
     Account(u128),
+}
+
+/// How a round of asking goes.
+#[derive(Clone, Copy)]
+struct Round {
+    /// One entity after the other, in id order.
+    one_by_one: bool,
+    /// What several SKUs refuse must be so of one state of the rows, see [`crate::together`].
+    together: bool,
 }
 
 type Step<T> = Result<T, Halt>;
@@ -123,6 +136,8 @@ pub struct Checkout<'a> {
     pub ids: &'a IdMaker,
     /// How long an unpaid order lives, in milliseconds.
     pub order_ttl_ms: u64,
+    /// What is committed here.
+    pub rows: Arc<dyn Rows>,
     /// Whoever has heard *not now* too often goes through here; nothing is held while waiting for it.
     pub turnstile: &'a tokio::sync::Mutex<()>,
 }
@@ -186,6 +201,11 @@ impl SkuAnswers {
             Reply::NotNow => Err(Halt::NotNow(Waiting::Sku(id.0.0))),
             other => Err(undecided(other)),
         }
+    }
+
+    fn first_refused(&self) -> Option<SkuId> {
+        let short = self.short.iter().map(|short| &short.sku);
+        self.missing.iter().chain(&self.unsellable).chain(short).next().copied()
     }
 
     /// The refusal they add up to, in order of precedence; every short SKU and every bad coupon is listed.
@@ -257,6 +277,8 @@ async fn answer<E: Hosted>(receiver: tokio::sync::oneshot::Receiver<Reply<E>>) -
 struct Held {
     skus: BTreeMap<SkuId, Vec<u64>>,
     accounts: BTreeMap<AccountId, Vec<u64>>,
+    /// What they do.
+    events: BTreeMap<SkuId, Vec<SkuEvent>>,
 }
 
 /// One decided order.
@@ -275,11 +297,13 @@ impl Checkout<'_> {
     pub async fn decide(&self, command: &Command) -> Result<Decided, Undecided> {
         let mut one_by_one = false;
         let mut alone = None;
+        let mut apart = 0;
         for round in 0..ROUNDS_MAX {
-            if round == ROUNDS_SIDE_BY_SIDE {
+            if alone.is_none() && round - apart == ROUNDS_SIDE_BY_SIDE {
                 alone = Some(self.turnstile.lock().await);
             }
-            let halt = match self.attempt(command, one_by_one).await {
+            let together = apart < together::ROUNDS_MAX;
+            let halt = match self.attempt(command, Round { one_by_one, together }).await {
                 Ok(decided) => return Ok(decided),
                 Err(halt) => halt,
             };
@@ -289,6 +313,10 @@ impl Checkout<'_> {
                 }
                 Halt::Undecided(undecided) => return Err(undecided),
                 Halt::NotNow(Waiting::Sku(id)) => self.hosts.skus.settle(self.reign, id).await,
+                Halt::NotTogether(id) => {
+                    apart += 1;
+                    self.hosts.skus.settle(self.reign, id.0.0).await;
+                }
                 Halt::NotNow(Waiting::Account(id)) => self.hosts.accounts.settle(self.reign, id).await,
             }
             one_by_one = true;
@@ -297,7 +325,7 @@ impl Checkout<'_> {
         Err(Undecided::Overloaded)
     }
 
-    async fn attempt(&self, command: &Command, one_by_one: bool) -> Step<Decided> {
+    async fn attempt(&self, command: &Command, round: Round) -> Step<Decided> {
         match command {
             Command::CreateSku { code, name, price, sellable } => self.create_sku(code, name, *price, *sellable).await,
             Command::ChangeSku { sku, expected_version, price, name, sellable } => {
@@ -313,7 +341,7 @@ impl Checkout<'_> {
                 let command = SkuCommand::Adjust { delta: *delta, reason: reason.clone() };
                 self.one_sku(*sku, command, Outcome::Stocks(vec![*sku])).await
             }
-            Command::ReceiveStock { lines, reason } => self.receive(lines, reason, one_by_one).await,
+            Command::ReceiveStock { lines, reason } => self.receive(lines, reason, round).await,
             Command::CreateAccount { name, kind } => {
                 let id = AccountId(self.ids.next(self.now_ms, self.reign));
                 let created = AccountEvent::Created { id, kind: *kind, name: name.clone() };
@@ -327,7 +355,7 @@ impl Checkout<'_> {
             }
             Command::AdjustWallet { account, amount, reason } => self.adjust_wallet(*account, *amount, reason).await,
             Command::PlaceOrder(order) => {
-                let placed = self.place(order, &Held::default(), one_by_one).await?;
+                let placed = self.place(order, &Held::default(), round).await?;
                 Ok(Decided {
                     decided_at: 0,
                     changes: placed.changes,
@@ -336,7 +364,7 @@ impl Checkout<'_> {
                     grants: placed.grants,
                 })
             }
-            Command::PlaceOrders(orders) => self.place_many(orders, one_by_one).await,
+            Command::PlaceOrders(orders) => self.place_many(orders, round).await,
             Command::CancelOrder { order, reason } => {
                 self.move_order(*order, OrderCommand::Cancel { reason: reason.clone() }).await
             }
@@ -394,19 +422,19 @@ impl Checkout<'_> {
     }
 
     /// Asks many SKUs, all at once or one after the other in id order.
-    async fn ask_skus(&self, asks: BTreeMap<SkuId, SkuCommand>, held: &Held, one_by_one: bool) -> Step<SkuAnswers> {
+    async fn ask_skus(&self, asks: &BTreeMap<SkuId, SkuCommand>, held: &Held, one_by_one: bool) -> Step<SkuAnswers> {
         let mut answers = SkuAnswers::default();
         let own = |id: &SkuId| held.skus.get(id).cloned().unwrap_or_default();
         if one_by_one {
             for (id, command) in asks {
-                let reply = answer(self.hosts.skus.ask(self.reign, id.0.0, command, own(&id), false)).await;
-                answers.take(id, reply)?;
+                let reply = self.hosts.skus.ask(self.reign, id.0.0, command.clone(), own(id), false);
+                answers.take(*id, answer(reply).await)?;
             }
             return Ok(answers);
         }
         let asked: Vec<_> = asks
-            .into_iter()
-            .map(|(id, command)| (id, self.hosts.skus.ask(self.reign, id.0.0, command, own(&id), false)))
+            .iter()
+            .map(|(id, command)| (*id, self.hosts.skus.ask(self.reign, id.0.0, command.clone(), own(id), false)))
             .collect();
         let mut halted = None;
         for (id, receiver) in asked {
@@ -421,15 +449,41 @@ impl Checkout<'_> {
         }
     }
 
-    async fn receive(&self, lines: &[(SkuId, u32)], reason: &str, one_by_one: bool) -> Step<Decided> {
+    /// What several SKUs refuse, as it was of one state of the rows: each of them answered for its own moment.
+    fn told_together(
+        &self,
+        answers: SkuAnswers,
+        asks: &BTreeMap<SkuId, SkuCommand>,
+        held: &Held,
+        round: Round,
+    ) -> Step<SkuAnswers> {
+        let Some(first) = answers.first_refused().filter(|_| asks.len() > 1 && round.together) else {
+            return Ok(answers);
+        };
+        let together = together::decide(self.rows.as_ref(), asks, &held.events)
+            .map_err(|error| Halt::Undecided(Undecided::Failed(error.to_string())))?;
+        if together.refused.is_empty() {
+            // What is short is so behind grants that are in the journal and not applied yet.
+            return Err(Halt::NotTogether(first));
+        }
+        let mut told = SkuAnswers { decided_at: together.index, ..SkuAnswers::default() };
+        for (id, refusal) in together.refused {
+            told.take(id, Reply::Refused { refusal, decided_at: together.index })?;
+        }
+        Ok(told)
+    }
+
+    async fn receive(&self, lines: &[(SkuId, u32)], reason: &str, round: Round) -> Step<Decided> {
         let summed = match sum_quantities(lines) {
             Ok(summed) => summed,
             Err(rejection) => return Err(Halt::Refuse(rejection, 0)),
         };
         let ids: Vec<SkuId> = summed.keys().copied().collect();
         let command = |quantity| SkuCommand::Receive { quantity, reason: reason.to_owned() };
-        let asks = summed.into_iter().map(|(id, quantity)| (id, command(quantity))).collect();
-        let mut answers = self.ask_skus(asks, &Held::default(), one_by_one).await?;
+        let asks: BTreeMap<_, _> = summed.into_iter().map(|(id, quantity)| (id, command(quantity))).collect();
+        let held = Held::default();
+        let mut answers = self.ask_skus(&asks, &held, round.one_by_one).await?;
+        answers = self.told_together(answers, &asks, &held, round)?;
         if let Some(rejection) = answers.refusal(Vec::new()) {
             return Err(Halt::Refuse(rejection, answers.decided_at));
         }
@@ -473,7 +527,7 @@ impl Checkout<'_> {
     }
 
     /// Decides one order: all SKUs, the account and the order, or nothing.
-    async fn place(&self, order: &PlaceOrder, held: &Held, one_by_one: bool) -> Step<Placed> {
+    async fn place(&self, order: &PlaceOrder, held: &Held, round: Round) -> Step<Placed> {
         let own_account = held.accounts.get(&order.account).cloned().unwrap_or_default();
         let summed = match sum_quantities(&order.items) {
             Ok(summed) => summed,
@@ -486,7 +540,7 @@ impl Checkout<'_> {
             .collect();
         let use_account =
             self.hosts.accounts.ask(self.reign, order.account.0.0, AccountCommand::Use, own_account.clone(), false);
-        let answers = self.ask_skus(asks, held, one_by_one).await;
+        let answers = self.ask_skus(&asks, held, round.one_by_one).await;
         let buyer = match answer(use_account).await {
             Reply::Granted(grant) => grant,
             Reply::Refused { refusal, decided_at } => {
@@ -496,12 +550,13 @@ impl Checkout<'_> {
             other => return Err(undecided(other)),
         };
         let mut answers = answers?;
+        if planted::is(Bug::PartialTakeLeftAfterRefusal) && answers.first_refused().is_some() {
+            std::mem::take(&mut answers.granted).into_values().for_each(std::mem::forget);
+        }
+        answers = self.told_together(answers, &asks, held, round)?;
         // No coupon has been issued yet, so every code is unknown.
         let unknown = |code: &String| InvalidCoupon { code: code.clone(), reason: "UNKNOWN".to_owned() };
         if let Some(rejection) = answers.refusal(order.coupon_codes.iter().map(unknown).collect()) {
-            if planted::is(Bug::PartialTakeLeftAfterRefusal) {
-                std::mem::forget(answers.granted);
-            }
             return Err(Halt::Refuse(rejection, answers.decided_at));
         }
         let (lines, total) = match price_lines(&summed, &answers.granted) {
@@ -535,15 +590,17 @@ impl Checkout<'_> {
     }
 
     /// Decides a batch: one transaction whose items are decided one by one; a refused item takes nothing.
-    async fn place_many(&self, orders: &[PlaceOrder], one_by_one: bool) -> Step<Decided> {
+    async fn place_many(&self, orders: &[PlaceOrder], round: Round) -> Step<Decided> {
         let mut held = Held::default();
         let mut decided = Decided::nothing(Outcome::None, 0);
         let mut items = Vec::with_capacity(orders.len());
         for order in orders {
-            match self.place(order, &held, one_by_one).await {
+            match self.place(order, &held, round).await {
                 Ok(placed) => {
                     for grant in &placed.grants.skus {
-                        held.skus.entry(SkuId(Uid(grant.id))).or_default().push(grant.number());
+                        let sku = SkuId(Uid(grant.id));
+                        held.skus.entry(sku).or_default().push(grant.number());
+                        held.events.entry(sku).or_default().extend(grant.events.iter().cloned());
                     }
                     for grant in &placed.grants.accounts {
                         held.accounts.entry(AccountId(Uid(grant.id))).or_default().push(grant.number());
@@ -655,7 +712,7 @@ impl Checkout<'_> {
     ) -> Step<()> {
         let asks = order.lines.iter().map(|line| (line.sku, command(line))).collect();
         // The order is held, so nobody may be waited for: not now gives back and comes again.
-        let mut answers = self.ask_skus(asks, &Held::default(), false).await?;
+        let mut answers = self.ask_skus(&asks, &Held::default(), false).await?;
         if let Some(rejection) = answers.refusal(Vec::new()) {
             return Err(Halt::Refuse(rejection, answers.decided_at));
         }

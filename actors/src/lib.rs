@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod read;
 pub mod shop;
 pub mod timers;
+mod together;
 
 pub use agora_domain as domain;
 pub use agora_raft::{Member, MembershipError, RaftConfig, StartError, World};

@@ -603,6 +603,7 @@ impl Shop {
             now_ms: self.order_time_ms(),
             ids: &self.inner.ids,
             order_ttl_ms: self.inner.config.order_ttl_ms,
+            rows: self.inner.raft.rows(),
             turnstile: &self.inner.turnstile,
         };
         let undecided = |undecided| match undecided {

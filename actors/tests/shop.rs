@@ -197,6 +197,34 @@ async fn a_batch_is_decided_item_by_item_and_sees_its_own_items() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_item_of_a_batch_hears_what_its_earlier_items_have_left() {
+    let shop = shop().await;
+    let (few, many) = (sku(&shop, "FEW", 5, 3).await, sku(&shop, "MANY", 5, 100).await);
+    let buyer = account(&shop, 12).await;
+    let held = |items: &[(SkuId, u32)]| PlaceOrder { hold_balance: true, ..order_of(buyer, items) };
+    let orders = vec![
+        held(&[(few, 2)]),
+        // More than is there at all; the other line makes it a basket, which is looked at on one state of the rows.
+        order_of(buyer, &[(few, 5)]),
+        order_of(buyer, &[(few, 4), (many, 101)]),
+        // 12 were there, 10 are held.
+        held(&[(many, 3)]),
+    ];
+    let Answer::Orders(items) = answer(&shop, Command::PlaceOrders(orders)).await else { panic!("a batch") };
+    let told = |item: &Result<_, Rejection>| match item {
+        Err(Rejection::Shortage { shortages, .. }) => {
+            shortages.iter().map(|short| (short.sku, short.requested, short.available)).collect::<Vec<_>>()
+        }
+        _ => Vec::new(),
+    };
+    assert!(items[0].is_ok(), "{items:?}");
+    assert_eq!(told(&items[1]), [(few, 5, 1)]);
+    assert_eq!(told(&items[2]), [(few, 4, 1), (many, 101, 100)]);
+    let poor = Rejection::InsufficientBalance { requested: money(15), available: money(2) };
+    assert_eq!(items[3].as_ref().unwrap_err(), &poor);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn batches_that_contend_all_come_to_an_end() {
     let shop = shop().await;
     let (x, y, buyer) = (sku(&shop, "X", 5, 60).await, sku(&shop, "Y", 5, 60).await, account(&shop, 0).await);

@@ -122,8 +122,13 @@ impl<E: Entity> Live<E> {
                 Decision::Refused { refusal, decided_at: self.index }
             }
             Err(_) => {
-                // True of what is committed: true now, whatever becomes of the flights' gives and takes later.
-                if let Err(refusal) = E::decide(self.committed.as_ref(), command) {
+                // True of what is committed: true now, whatever becomes of the flights' gives and takes later. The asker's own
+                // come before it in any case, and it is told what they leave.
+                let refused = match own {
+                    [] => E::decide(self.committed.as_ref(), command),
+                    own => E::decide(self.committed_after(own).as_ref(), command),
+                };
+                if let Err(refusal) = refused {
                     return Decision::Refused { refusal, decided_at: self.index };
                 }
                 if self.is_open(own) {
@@ -166,6 +171,19 @@ impl<E: Entity> Live<E> {
     /// Is there a grant whose place in the log is not known yet, apart from the asker's own?
     fn is_open(&self, own: &[u64]) -> bool {
         self.flights.iter().any(|flight| !flight.journalled && !own.contains(&flight.grant))
+    }
+
+    /// The committed state with the asker's own grants on top.
+    fn committed_after(&self, own: &[u64]) -> Option<E> {
+        let mut after = self.committed.clone();
+        if let Some(state) = after.as_mut() {
+            let own = self.flights.iter().filter(|flight| own.contains(&flight.grant));
+            for event in own.flat_map(|flight| &flight.events) {
+                state.take(event);
+                state.give(event);
+            }
+        }
+        after
     }
 
     /// What a grant tells its holder.
