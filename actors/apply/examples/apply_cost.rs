@@ -1,11 +1,11 @@
 //! What one order costs when it is applied: decode, evolve, digest and chain, with rows in memory and on disk. No log,
 //! no network, no actors.
 //!
-//! `cargo run --release -p agora-apply --example apply_cost` prints, for several numbers of orders per entry and of
-//! entries per commit, the microseconds per order on the clock, the CPU of the applying thread, and that of all threads,
-//! the store's own among them. `hot`: 90 % of orders name one SKU of 1,000; `uniform`: 10,000 SKUs, all alike.
+//! `cargo run --release -p agora-apply --example apply_cost` prints, for several numbers of orders per entry, the
+//! microseconds per order on the clock, the CPU of the applying thread, and that of all threads, the store's own among
+//! them. `hot`: 90 % of orders name one SKU of 1,000; `uniform`: 10,000 SKUs, all alike.
 //!
-//! Arguments pick what is run: `disk|mem`, `hot|uniform`, orders per entry, entries per commit, orders.
+//! Arguments pick what is run: `disk|mem`, `hot|uniform`, orders per entry, orders, MiB of a memtable.
 
 use std::{
     fs,
@@ -28,6 +28,8 @@ use agora_storage::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What a node uses.
+const MEMTABLE_MIB: u64 = 32;
 const BUYER: AccountId = AccountId(Uid(1));
 
 fn sku(number: u64) -> SkuId {
@@ -147,7 +149,6 @@ fn apply(machine: &mut Machine, rows: &Arc<dyn Rows>, group: &[(LogPosition, byt
 struct Run {
     hot: bool,
     batch: u64,
-    group: u64,
     orders: u64,
 }
 
@@ -168,20 +169,14 @@ fn measure(what: &str, rows: Arc<dyn Rows>, run: &Run) {
         // Entries are made in stretches, so that the store's threads work while orders are applied, as they would.
         let mut stretch = Vec::new();
         while number < run.orders && stretch.len() < 64 {
-            let mut group = Vec::new();
-            for _ in 0..run.group {
-                let time_ms = 1_700_000_000_000 + index as i64;
-                let orders: Vec<_> =
-                    (number..number + run.batch).map(|n| placed(n, &dice.skus(run.hot), time_ms)).collect();
-                group.push(entry(index, EntryKind::Transactions, &orders));
-                (index, number) = (index + 1, number + run.batch);
-            }
-            stretch.push(group);
+            let time_ms = 1_700_000_000_000 + index as i64;
+            let orders: Vec<_> =
+                (number..number + run.batch).map(|n| placed(n, &dice.skus(run.hot), time_ms)).collect();
+            stretch.push(entry(index, EntryKind::Transactions, &orders));
+            (index, number) = (index + 1, number + run.batch);
         }
         let (before, started) = (cpu_ns(), Instant::now());
-        for group in &stretch {
-            apply(&mut machine, &rows, group);
-        }
+        apply(&mut machine, &rows, &stretch);
         clock += started.elapsed();
         let after = cpu_ns();
         spent = (spent.0 + after.0 - before.0, spent.1 + after.1 - before.1);
@@ -189,11 +184,10 @@ fn measure(what: &str, rows: Arc<dyn Rows>, run: &Run) {
     let per = |ns: u64| ns as f64 / 1e3 / number as f64;
     let stats = rows.stats();
     println!(
-        "{what:<4} {:<8} {:>4} orders per entry {:>3} entries per commit  {:>7.2} us clock {:>7.2} us applying \
+        "{what:<4} {:<8} {:>4} orders per entry {:>7.2} us clock {:>7.2} us applying \
          {:>7.2} us all threads; {} commits",
         if run.hot { "hot" } else { "uniform" },
         run.batch,
-        run.group,
         clock.as_secs_f64() * 1e6 / number as f64,
         per(spent.0),
         per(spent.1),
@@ -201,12 +195,14 @@ fn measure(what: &str, rows: Arc<dyn Rows>, run: &Run) {
     );
 }
 
-fn run(disk: bool, run: &Run) {
+fn run(disk: bool, run: &Run, memtable_mib: u64) {
     if !disk {
         return measure("mem", Arc::new(MemRows::new()), run);
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let disk = FileDisk::new(folder.path(), RowOptions::default()).expect("a disk");
+    let bytes = memtable_mib * 1024 * 1024;
+    let options = RowOptions { memtable_bytes: bytes, outcomes_memtable_bytes: bytes / 2, ..RowOptions::default() };
+    let disk = FileDisk::new(folder.path(), options).expect("a disk");
     measure("disk", disk.create_rows(1).expect("rows"), run);
 }
 
@@ -215,13 +211,14 @@ fn main() {
     let number = |at: usize, or: u64| given.get(at).and_then(|text| text.parse().ok()).unwrap_or(or);
     if !given.is_empty() {
         let hot = given.get(1).is_none_or(|text| text == "hot");
-        let picked = Run { hot, batch: number(2, 64), group: number(3, 1), orders: number(4, 100_000) };
-        return run(given[0] == "disk", &picked);
+        let picked = Run { hot, batch: number(2, 64), orders: number(3, 100_000) };
+        return run(given[0] == "disk", &picked, number(4, MEMTABLE_MIB));
     }
     for hot in [true, false] {
         for disk in [false, true] {
-            for (batch, group) in [(1, 1), (16, 1), (64, 1), (256, 1), (1, 16), (16, 16)] {
-                run(disk, &Run { hot, batch, group, orders: if batch * group < 16 { 20_000 } else { 100_000 } });
+            for batch in [1, 16, 64, 256] {
+                let orders = if batch < 16 { 20_000 } else { 100_000 };
+                run(disk, &Run { hot, batch, orders }, MEMTABLE_MIB);
             }
         }
     }
