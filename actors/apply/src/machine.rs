@@ -407,7 +407,7 @@ impl Machine {
     fn write(&mut self, staged: &mut Staged, batch: &mut Batch, at: At) {
         // Stable: the changes of one row stay in the order of events. The first tells whether it was there before the
         // entry, the last whether it is there after.
-        staged.index.sort_by(|a, b| a.0.cmp(&b.0));
+        staged.index.sort_by_key(|change| change.0);
         for changes in staged.index.chunk_by(|a, b| a.0 == b.0) {
             let [(index_key, first), ..] = changes else { continue };
             let last = changes.last().is_some_and(|(_, last)| *last);
