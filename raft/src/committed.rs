@@ -28,14 +28,18 @@ impl CommittedIndex {
         CommittedIndex { waiting: Mutex::new(Some(Vec::new())), bell: Notify::new(), counters }
     }
 
-    /// An index that was committed at some moment after this call. `None` when nobody answers any more.
+    /// An index that was committed at some moment after this call. `None` when nobody answers any more, or too many wait.
     pub(crate) async fn index(&self) -> Option<u64> {
         let (answer, receiver) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock();
             let waiting = waiting.as_mut()?;
             if waiting.len() >= WAITING_MAX {
-                return None;
+                // Whoever gave up while the engine did not answer.
+                waiting.retain(|one| !one.is_closed());
+                if waiting.len() >= WAITING_MAX {
+                    return None;
+                }
             }
             waiting.push(answer);
         }

@@ -27,7 +27,7 @@ async fn a_strangers_bytes_are_refused_and_cost_nothing() {
     let cluster = Cluster::new(3).await;
     cluster.write("before").await;
     let before = cluster.node(1).counters().peers_refused.get();
-    let mut opening = b"AGORA-P\x01".to_vec();
+    let mut opening = b"AGORA-P\x02".to_vec();
     opening.extend([0; 32]);
     let mut huge = opening.clone();
     huge.extend(u16::MAX.to_le_bytes());

@@ -101,7 +101,7 @@ impl Error {
     /// Why rows cannot be relied on any more, if this error of reading some of them says so: bytes that are not what was
     /// written, or a place that the disk cannot read. What the system refuses for want of something else (memory, open
     /// files) says nothing about the rows.
-    pub(crate) fn damage(&self) -> Option<String> {
+    pub fn damage(&self) -> Option<String> {
         match self {
             Error::Corrupt(what) => Some(what.clone()),
             Error::Io { what, source } if source.raw_os_error().is_some_and(|code| UNREADABLE.contains(&code)) => {

@@ -102,7 +102,7 @@ pub struct RowStats {
     pub background_syncs: u64,
     /// Longest commit since the store was opened, in microseconds: the apply stall.
     pub commit_longest_us: u64,
-    /// Bytes of keys and values in those batches.
+    /// Bytes of keys and values in those batches, in stored form.
     pub bytes_written: u64,
 }
 

@@ -90,16 +90,20 @@ impl<E: Entity> Default for Table<E> {
 }
 
 impl<E: Entity> Table<E> {
-    /// A table over rows as they are.
+    /// A table over rows as they are. Where the newest row cannot be read it looks for every id in the rows, which costs
+    /// time and nothing else: damaged rows are served as far as they can be read.
     ///
     /// # Errors
-    /// Storage errors.
+    /// Storage errors other than damage.
     pub fn open(rows: &dyn Rows) -> Result<Self> {
         let (from, to) = (schema::entity(E::KIND, 0), schema::entity(E::KIND, u128::MAX));
         let view = rows.view()?;
-        let last =
-            view.scan(Keyspace::Entity, Bound::Included(&from), Bound::Included(&to), true).next().transpose()?;
-        let highest = last.and_then(|(key, _)| schema::tail_id(&key)).unwrap_or(0);
+        let last = view.scan(Keyspace::Entity, Bound::Included(&from), Bound::Included(&to), true).next().transpose();
+        let highest = match last {
+            Ok(last) => last.and_then(|(key, _)| schema::tail_id(&key)).unwrap_or(0),
+            Err(error) if error.damage().is_some() => return Ok(Self::default()),
+            Err(error) => return Err(error),
+        };
         Ok(Self { complete_above: highest, highest, ..Self::default() })
     }
 

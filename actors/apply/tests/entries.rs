@@ -9,7 +9,7 @@ use agora_apply::{
     schema,
 };
 use agora_domain::{
-    Account, AccountEvent, AccountId, AccountKind, Answer, Change, Currency, KeyRef, Money, OrderEvent, OrderId,
+    Account, AccountEvent, AccountId, AccountKind, Answer, Change, Currency, KeyRef, Kind, Money, OrderEvent, OrderId,
     OrderStatus, Rejection, Sku, SkuEvent, SkuId, SkuTerms, Transaction, Uid,
     fact::EntryFact,
     ledger::{self, LedgerAccount},
@@ -17,7 +17,7 @@ use agora_domain::{
     transaction::{Outcome, OutcomeRow},
 };
 use agora_storage::{
-    Keyspace, LogPosition, MemRows, codec,
+    BrokenRow, Disk, Keyspace, LogPosition, MemDisk, MemRows, codec,
     entry::{EntryBuilder, EntryHeader, EntryKind},
     key, row_hash,
     rows::Rows,
@@ -46,11 +46,16 @@ impl Node {
     fn entry(&mut self, kind: EntryKind, reign: u64, transactions: &[Transaction]) -> agora_apply::EntryResult {
         self.index += 1;
         self.time_ms += 1;
+        let bytes = self.encoded(kind, reign, transactions);
+        self.machine.apply_entry(&self.rows, LogPosition { index: self.index, term: 1 }, &bytes).unwrap()
+    }
+
+    fn encoded(&self, kind: EntryKind, reign: u64, transactions: &[Transaction]) -> bytes::Bytes {
         let mut builder = EntryBuilder::new();
         for transaction in transactions {
             builder.push(&codec::encode(transaction));
         }
-        let bytes = builder.finish(EntryHeader {
+        builder.finish(EntryHeader {
             kind,
             reign,
             term: 1,
@@ -59,8 +64,7 @@ impl Node {
             log_time_ms: self.time_ms,
             feature_level: 1,
             count: transactions.len() as u32,
-        });
-        self.machine.apply_entry(&self.rows, LogPosition { index: self.index, term: 1 }, &bytes).unwrap()
+        })
     }
 
     fn fence(&mut self) {
@@ -165,6 +169,15 @@ fn place(key: u128, number: u128, quantity: u32) -> Transaction {
     };
     let reserved = SkuEvent::Reserved { order: id, quantity };
     transaction(key, vec![Change::Sku(SKU, reserved), Change::Order(id, placed)], Outcome::Order(id))
+}
+
+fn all_rows(node: &Node) -> Vec<(Keyspace, Vec<u8>, Vec<u8>)> {
+    let view = node.rows.view().unwrap();
+    let of = |keyspace| {
+        let rows = view.scan(keyspace, Bound::Unbounded, Bound::Unbounded, false).map(Result::unwrap);
+        rows.map(move |(key, value)| (keyspace, key, value)).collect::<Vec<_>>()
+    };
+    view.keyspaces().into_iter().flat_map(of).collect()
 }
 
 fn index_rows(node: &Node, kind: u8) -> usize {
@@ -368,6 +381,31 @@ fn equal_entries_give_equal_states_and_an_opened_machine_goes_on_where_it_was() 
         right.machine = Machine::open(&right.rows).unwrap();
         right.apply(&[place(10 + number, number, 1)]);
         assert_eq!(left.machine.state(), right.machine.state());
+    }
+}
+
+#[test]
+fn a_machine_opens_where_the_newest_row_cannot_be_read_and_goes_on_as_the_others_do() {
+    for how in [BrokenRow::Rotten, BrokenRow::Unreadable] {
+        let disk = MemDisk::new();
+        let rows = disk.create_rows(1).unwrap();
+        let (mut whole, mut node) = (shop(), shop());
+        whole.apply(&[place(10, 0, 1)]);
+        node.apply(&[place(10, 0, 1)]);
+        rows.ingest(all_rows(&node)).unwrap();
+        rows.ingest_finish(node.index).unwrap();
+        let newest = schema::entity(Kind::Order, order(0).0.0);
+        assert!(disk.break_row(1, Keyspace::Entity, &newest, how));
+        let mut damaged = Machine::open(&*rows).unwrap();
+        assert!(rows.damage().is_some());
+        assert_eq!(damaged.state(), whole.machine.state());
+        // An order behind the broken one.
+        whole.apply(&[place(11, 1, 1)]);
+        node.index += 1;
+        node.time_ms += 1;
+        let bytes = node.encoded(EntryKind::Transactions, node.reign, &[place(11, 1, 1)]);
+        damaged.apply_entry(&*rows, LogPosition { index: node.index, term: 1 }, &bytes).unwrap();
+        assert_eq!(damaged.state(), whole.machine.state());
     }
 }
 

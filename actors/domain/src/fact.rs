@@ -1,7 +1,7 @@
 //! Rows of the feed: each fact is stored once, here, and everything that tells history is an index onto it.
 //!
-//! The feed key is (log index, sub). Sub 0 is the entry itself, subs from 1 are its events in order; the events of one
-//! transaction share a row, under the sub of the first (those of a large batch several rows).
+//! The feed key is (log index, sub). Sub 0 is the entry itself, subs from 1 are its events in order; the facts of an entry
+//! share rows, as many as fit, each under the sub of the first event in it.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,8 @@ pub struct FactEvent {
     pub stock: Option<StockMove>,
 }
 
-/// A row of the feed: events of one transaction. Its key carries the sub of the first; the others follow.
+/// A fact of the feed: events of one transaction, or of a part of a large one. A row holds one or more of them; its key
+/// carries the sub of the first event of the first, the others follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FactRow {
     /// Trace id of the request that caused them.

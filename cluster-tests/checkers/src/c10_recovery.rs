@@ -23,7 +23,7 @@ pub const KILL_MAX: Duration = Duration::from_secs(5);
 /// The longest silence after 99 of 100 kills of a leader.
 pub const KILL_P99: Duration = Duration::from_millis(1_500);
 /// So many kills are judged together, not fewer.
-pub const KILLS_MIN: usize = 10;
+pub const KILLS_MIN: usize = 20;
 /// By how much one slow node may slow down the writes at the others, where it is felt at all.
 pub const COST_FACTOR: u64 = 2;
 /// What is not felt.
@@ -161,12 +161,14 @@ impl Silences<'_> {
         for decided in &self.decided[self.decided.partition_point(|at| *at < fault.from)..] {
             longest = longest.max((*decided).min(next).saturating_sub(self.wanted_from(last)));
             last = *decided;
-            // What came just behind the window ends the last gap; without anything there the load was over.
+            // What came just behind the window ends the last gap.
             if last > until.min(next) {
-                break;
+                return longest;
             }
         }
-        longest
+        // Nothing was decided any more: whoever asked on asked in vain until the last answer.
+        let end = self.ended.last().copied().unwrap_or(0).min(next);
+        longest.max(end.saturating_sub(self.wanted_from(last)))
     }
 
     /// When the next decision was wanted, at the earliest then.
@@ -225,11 +227,13 @@ impl Pace {
         }
     }
 
-    /// Silence after 99 of 100 kills of a leader, in milliseconds, if there were enough.
+    /// Silence after 99 of 100 kills of a leader, in milliseconds, if there were enough. Of fewer than a hundred the longest
+    /// one is left to [`KILL_MAX`]: one election that nobody won says nothing of 99 in 100.
     pub fn kill_p99_ms(&self) -> Option<u64> {
         let mut sorted = self.kills_ms.clone();
         sorted.sort_unstable();
-        percentile(&sorted, 99).filter(|_| sorted.len() >= KILLS_MIN)
+        let rank = sorted.len().checked_sub(1 + (sorted.len() / 100).max(1))?;
+        sorted.get(rank).copied().filter(|_| sorted.len() >= KILLS_MIN)
     }
 
     /// What 99 of 100 writes took while nothing was broken, and beside a slow follower, if there were enough of both.

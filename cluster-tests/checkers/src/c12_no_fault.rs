@@ -2,7 +2,7 @@
 //!
 //! - A node never answers that it met a fault of its own (`INTERNAL`): that is what a decision is answered with that apply
 //!   had to refuse. A node whose disk fails, is spoiled or loses its power may say so, and only that one; if it led, the
-//!   others pass on what it answers to writes.
+//!   others pass on what it answers to writes. What was spoiled at rest may be read, and found, at any time afterwards.
 //! - In a run in which nothing is broken and no operator acts, every write is in the end answered with yes or no.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,9 @@ use crate::{Checked, report::Report};
 const ON_DISKS: [&str; 5] = ["N6", "N7", "N8", "N10", "N16"];
 /// What a node's disk leads to may be answered so much later, in microseconds.
 const LATER_US: u64 = 5_000_000;
+
+/// A follower may lead so long after it was seen to follow, in microseconds.
+const ELECTED_US: u64 = 300_000;
 
 /// Checks a run.
 pub fn check(data: &RunData) -> Checked {
@@ -60,15 +63,28 @@ fn all_answered(report: &mut Report, calls: &[Call]) {
 /// Whether a disk that was hurt explains that this node met a fault of its own.
 fn explains(fault: &Fault, call: &Call, faults: &[Fault]) -> bool {
     let is_meanwhile = |fault: &Fault| {
-        let ends = fault.until.unwrap_or(u64::MAX).saturating_add(LATER_US);
+        let ends = match rots(fault) {
+            true => u64::MAX,
+            false => fault.until.unwrap_or(u64::MAX).saturating_add(LATER_US),
+        };
         fault.from <= call.returned && call.invoked <= ends
     };
+    // Who led is noted with faults alone. A node that no fault since has met may have been elected unnoticed.
     let led = |node: NodeId| {
-        let is_it = |target: &Target| target.node == node && target.role == Role::Leader;
-        faults.iter().any(|fault| is_meanwhile(fault) && fault.targets.iter().any(is_it))
+        let known = faults.iter().filter(|fault| fault.from <= call.returned).flat_map(|fault| {
+            fault.targets.iter().filter(|target| target.node == node).map(|target| (fault.from, target.role))
+        });
+        known
+            .max_by_key(|(from, _)| *from)
+            .is_none_or(|(from, role)| role == Role::Leader || call.returned.saturating_sub(from) > ELECTED_US)
     };
     let has_hurt = |target: &Target| target.node == call.node || (call.request.is_write() && led(target.node));
     is_on_disk(fault) && is_meanwhile(fault) && fault.targets.iter().any(has_hurt)
+}
+
+/// Whether it spoils what lies on a disk, alone or among others.
+fn rots(fault: &Fault) -> bool {
+    fault.nemesis == "N10" || (fault.nemesis == "N18" && fault.kind.contains("N10"))
 }
 
 /// An attack on a disk, or several at once with one among them.
@@ -135,7 +151,8 @@ mod tests {
 
     /// The call was answered by node 1.
     fn of(nemesis: &str, kind: &str, node: NodeId, role: Role) -> Vec<Fault> {
-        vec![Fault { kind: kind.to_owned(), targets: vec![Target { node, role }], ..fault(nemesis) }]
+        // So shortly before the call that the role is still true.
+        vec![Fault { kind: kind.to_owned(), targets: vec![Target { node, role }], from: 900_000, ..fault(nemesis) }]
     }
 
     #[test]
@@ -145,6 +162,12 @@ mod tests {
         finds(write(), of("N8", "", 1, Role::Follower), 0);
         finds(write(), of("N8", "", 2, Role::Follower), 1);
         finds(write(), of("N8", "", 2, Role::Leader), 0);
+        let elected_since = vec![Fault { from: 100_000, ..of("N8", "", 2, Role::Follower).remove(0) }];
+        finds(write(), elected_since, 0);
+        let long_ago = |nemesis| vec![Fault { from: 0, until: Some(1), ..of(nemesis, "", 1, Role::Leader).remove(0) }];
+        let late = || vec![Call { invoked: 60_000_000, returned: 60_100_000, ..write().remove(0) }];
+        finds(late(), long_ago("N8"), 1);
+        finds(late(), long_ago("N10"), 0);
         finds(read(), of("N8", "", 1, Role::Follower), 0);
         finds(read(), of("N8", "", 2, Role::Leader), 1);
         finds(write(), of("N18", "N1 leader isolated + N8 disk full", 1, Role::Leader), 0);

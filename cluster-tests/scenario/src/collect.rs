@@ -47,7 +47,8 @@ impl fmt::Display for Apart {
     }
 }
 
-/// Checkpoints that nodes have told of, over a whole run.
+/// Checkpoints that nodes tell of at the end of a run: what was told once stays told, also if it is told otherwise a moment
+/// later.
 #[derive(Debug, Default)]
 pub struct Checkpoints {
     /// By index: digest and chain head, and who told of them first.

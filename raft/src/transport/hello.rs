@@ -5,7 +5,11 @@
 //! listener → dialler   magic, version, 32 random bytes B
 //! dialler → listener   Hello, mac over ("dial", A, B, Hello)
 //! listener → dialler   Welcome or Refused, mac over ("answer", A, B, that)
+//! dialler → listener   if welcome: Admitted or Refused, mac over ("verdict", A, B, that)
 //! ```
+//!
+//! The last one costs no round trip, since the dialler speaks first anyway; without it, a node that its peers refuse when they
+//! dial it would never learn why nobody talks to it.
 //!
 //! The mac is blake3 keyed with a key derived from the shared secret, compared in constant time. A stranger learns
 //! nothing but random bytes, and costs one bounded read and a deadline. After that the stream is plain TCP: it belongs
@@ -26,7 +30,7 @@ use crate::types::VoteRecord;
 use crate::world::{NetStream, Random};
 
 /// Begins every connection, in both directions; the last byte is the protocol version.
-const MAGIC: [u8; 8] = *b"AGORA-P\x01";
+const MAGIC: [u8; 8] = *b"AGORA-P\x02";
 /// Random bytes from each side.
 const CHALLENGE_BYTES: usize = 32;
 /// Largest message of a handshake.
@@ -55,6 +59,13 @@ pub(crate) struct Hello {
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Welcome(Hello),
+    Refused(String),
+}
+
+/// The dialler's last word.
+#[derive(Serialize, Deserialize)]
+enum Verdict {
+    Admitted,
     Refused(String),
 }
 
@@ -121,12 +132,19 @@ pub(crate) async fn dial(
             codec::decode(&message).map_err(|_| HandshakeError::Stranger("the other side's answer cannot be read"))?;
         match answer {
             Answer::Refused(reason) => Err(HandshakeError::Refused(reason)),
-            Answer::Welcome(hello) if hello.node != to => Err(HandshakeError::Refused(format!(
-                "node {} answers where node {to} was expected: check the addresses",
-                hello.node
-            ))),
             Answer::Welcome(hello) => {
-                gate.admit(&hello).map_err(HandshakeError::Refused)?;
+                let admitted = match hello.node == to {
+                    true => gate.admit(&hello),
+                    false => {
+                        Err(format!("node {} answers where node {to} was expected: check the addresses", hello.node))
+                    }
+                };
+                let verdict = codec::encode(&match &admitted {
+                    Ok(()) => Verdict::Admitted,
+                    Err(reason) => Verdict::Refused(reason.clone()),
+                });
+                write_message(stream, &verdict, &key.mac("verdict", &own, &theirs, &verdict)).await?;
+                admitted.map_err(HandshakeError::Refused)?;
                 Ok(hello)
             }
         }
@@ -159,7 +177,17 @@ pub(crate) async fn answer(
         let answer = codec::encode(&answer);
         write_message(stream, &answer, &key.mac("answer", &theirs, &own, &answer)).await?;
         admitted.map_err(HandshakeError::Refused)?;
-        Ok(hello)
+        let (verdict, mac) = read_message(stream).await?;
+        if key.mac("verdict", &theirs, &own, &verdict) != mac {
+            return Err(HandshakeError::Stranger("the other side does not know the secret"));
+        }
+        match codec::decode(&verdict) {
+            Ok(Verdict::Admitted) => Ok(hello),
+            Ok(Verdict::Refused(reason)) => {
+                Err(HandshakeError::Refused(format!("node {} does not let this one in: {reason}", hello.node)))
+            }
+            Err(_) => Err(HandshakeError::Stranger("the other side's verdict cannot be read")),
+        }
     })
     .await
 }
@@ -239,5 +267,72 @@ impl RefusalLog {
     /// Forgets a source, so that a later refusal is news again.
     pub(crate) fn forget(&self, source: &str) {
         self.seen.lock().remove(source);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Random for Fixed {
+        fn u64(&self) -> u64 {
+            7
+        }
+
+        fn u128(&self) -> u128 {
+            7
+        }
+    }
+
+    /// Says that it is this node, and admits peers or refuses them.
+    struct Door(u64, Result<(), &'static str>);
+
+    impl Gate for Door {
+        fn hello(&self, to: u64, lane: Lane) -> Hello {
+            let (vote, last_log) = (VoteRecord::default(), LogPosition::default());
+            let cluster = "shop".to_owned();
+            Hello { cluster, lineage: 1, node: self.0, to, incarnation: 1, nonce: 1, vote, last_log, lane }
+        }
+
+        fn admit(&self, _: &Hello) -> Result<(), String> {
+            self.1.map_err(str::to_owned)
+        }
+    }
+
+    /// Node 1 dials node 2: what both make of it.
+    async fn meet(dialler: Door, listener: Door) -> (Result<u64, String>, Result<u64, String>) {
+        let (one, two) = tokio::io::duplex(1 << 16);
+        let (mut one, mut two): (Box<dyn NetStream>, Box<dyn NetStream>) = (Box::new(one), Box::new(two));
+        let key = PeerKey::new(&[1; 32]);
+        let (dialled, answered) = tokio::join!(
+            async {
+                let dialled = dial(&mut one, &key, &Fixed, &dialler, 2, Lane::Append).await;
+                drop(one);
+                dialled
+            },
+            answer(&mut two, &key, &Fixed, &listener)
+        );
+        let told = |ended: Result<Hello, HandshakeError>| ended.map(|hello| hello.node).map_err(|why| why.to_string());
+        (told(dialled), told(answered))
+    }
+
+    #[tokio::test]
+    async fn both_sides_learn_why_one_of_them_refuses() {
+        assert_eq!(meet(Door(1, Ok(())), Door(2, Ok(()))).await, (Ok(2), Ok(1)));
+        let (dialled, answered) = meet(Door(1, Err("it was wiped")), Door(2, Ok(()))).await;
+        assert_eq!(dialled.unwrap_err(), "refused: it was wiped");
+        assert_eq!(answered.unwrap_err(), "refused: node 1 does not let this one in: it was wiped");
+        let (dialled, answered) = meet(Door(1, Ok(())), Door(2, Err("it is a stranger"))).await;
+        assert_eq!(dialled.unwrap_err(), "refused: it is a stranger");
+        assert_eq!(answered.unwrap_err(), "refused: it is a stranger");
+    }
+
+    #[tokio::test]
+    async fn a_node_under_another_id_than_was_dialled_is_told_so() {
+        let (dialled, answered) = meet(Door(1, Ok(())), Door(3, Ok(()))).await;
+        assert!(dialled.unwrap_err().contains("node 3 answers where node 2 was expected"));
+        assert!(answered.unwrap_err().contains("node 3 answers where node 2 was expected"));
     }
 }

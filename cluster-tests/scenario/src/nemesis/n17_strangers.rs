@@ -62,7 +62,7 @@ impl Attack for Strangers {
                 raw(node, Port::Http, silent, b"POST /api/v2/orders HTTP/1.1\r\nHost: a\r\nContent-Le"),
                 raw(node, Port::Http, silent, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\x00\x00"),
                 raw(node, Port::Peer, silent, b"GET / HTTP/1.1\r\n\r\n"),
-                raw(node, Port::Peer, silent, b"AGORA-P\x01"),
+                raw(node, Port::Peer, silent, b"AGORA-P\x02"),
             ];
             let opened: Vec<Act> = raws.into_iter().filter(|act| scene.can(act) && rng.per_mille(500)).collect();
             let detail = format!("node {node}, {count} requests, {opened:?}");
