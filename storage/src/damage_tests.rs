@@ -502,6 +502,33 @@ fn rows_that_were_found_damaged_are_opened_as_they_are_where_nobody_has_better_o
     assert!(behind.is_err_and(|why| why.contains("behind the synced index")));
 }
 
+#[test]
+fn rows_whose_store_stopped_by_itself_are_read_once_before_they_are_trusted() {
+    let store = Store::new(&[(44, Keyspace::Entity)]);
+    let suspect = store.copy();
+    let rows = FjallRows::open(&suspect.path(), &options(), SYNCED).unwrap().unwrap();
+    // What fjall tells when its own work in the background has failed.
+    rows.failed(fjall::Error::Poisoned);
+    drop(rows);
+    let rotten = suspect.copy();
+    // Nothing is wrong with these: they are used, and not read again.
+    assert!(suspect.path().join("suspect").exists());
+    suspect.open(SYNCED).unwrap();
+    assert!(!suspect.path().join("suspect").exists());
+    // These would stop it again.
+    let mut all = Vec::new();
+    files(&rotten.path(), &mut all);
+    all.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("tables")));
+    let table = all.iter().max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
+    let mut content = fs::read(table).unwrap();
+    content[3_000] ^= 4;
+    fs::write(table, content).unwrap();
+    let met = FjallRows::open(&rotten.path(), &options(), SYNCED).unwrap();
+    assert!(met.is_err_and(|why| why.contains("is damaged")));
+    let met = FjallRows::open(&rotten.path(), &options(), SYNCED).unwrap();
+    assert!(met.is_err_and(|why| why.contains("was found damaged")));
+}
+
 /// Reading the first bytes of a process's memory is EIO, as reading a bad sector is.
 #[test]
 #[cfg(target_os = "linux")]

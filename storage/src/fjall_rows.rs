@@ -162,8 +162,35 @@ impl FjallRows {
     pub(crate) fn open(dir: &Path, options: &RowOptions, synced_index: u64) -> Result<Result<FjallRows, String>> {
         match damage::met_before(dir) {
             Some(met) => Ok(Err(format!("{} was found damaged: {met}", dir.display()))),
-            None => FjallRows::open_as_it_is(dir, options, synced_index),
+            None => match FjallRows::open_as_it_is(dir, options, synced_index)? {
+                Ok(rows) if damage::is_suspect(dir) => rows.looked_through(),
+                opened => Ok(opened),
+            },
         }
+    }
+
+    /// Reads everything once: what stopped the store in its last life would stop it again.
+    fn looked_through(self) -> Result<Result<FjallRows, String>> {
+        let dir = self.dir.path.clone();
+        tracing::warn!(dir = %dir.display(), "the store of the rows stopped by itself: all rows are read once");
+        // A read that meets damage notes it.
+        let read = self.view().and_then(|view| crate::scrub::scrub(&*view));
+        match read.map_err(|error| (error.damage(), error)) {
+            Ok(_) => {
+                damage::is_whole(&dir).map_err(Error::io(format!("{}", dir.display())))?;
+                Ok(Ok(self))
+            }
+            Err((Some(reason), _)) => Ok(Err(format!("{} is damaged: {reason}", dir.display()))),
+            Err((None, error)) => Err(error),
+        }
+    }
+
+    /// An error of writing; if the store has stopped by itself, that is noted.
+    pub(crate) fn failed(&self, error: fjall::Error) -> Error {
+        if matches!(error, fjall::Error::Poisoned) {
+            self.damage.suspect();
+        }
+        engine(error)
     }
 
     /// The same, of a store that was found damaged before too: some of its rows cannot be read.
@@ -286,7 +313,7 @@ impl FjallRows {
             let keyspace = self
                 .database
                 .keyspace(&bucket_name(bucket, version), || keyspace_options(self.options.outcomes_memtable_bytes))
-                .map_err(engine)?;
+                .map_err(|error| self.failed(error))?;
             handles.outcomes.insert(bucket, Handle::new(keyspace, version));
         }
         sync_dir(&self.dir.path.join(KEYSPACES))?;
@@ -397,9 +424,9 @@ impl Rows for FjallRows {
         if list_changed {
             put_bucket_list(&mut out, &handles, version);
         }
-        out.commit().map_err(engine)?;
+        out.commit().map_err(|error| self.failed(error))?;
         if let Some(later) = later {
-            later.commit().map_err(engine)?;
+            later.commit().map_err(|error| self.failed(error))?;
         }
         self.version.store(version, Ordering::Release);
         if !dropped.is_empty() {
@@ -422,7 +449,7 @@ impl Rows for FjallRows {
         if let Err(error) = sync_journal(&self.dir.path, &mut None) {
             tracing::warn!(%error, "journal of the rows not synced");
         }
-        self.database.persist(PersistMode::SyncAll).map_err(engine)?;
+        self.database.persist(PersistMode::SyncAll).map_err(|error| self.failed(error))?;
         Ok(applied)
     }
 
@@ -446,7 +473,7 @@ impl Rows for FjallRows {
                 put(&mut out, handle, name, bytes, 0, key, value);
             }
         }
-        out.commit().map_err(engine)?;
+        out.commit().map_err(|error| self.failed(error))?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         // An ingest comes as fast as a file is read: do not let memtables pile up in memory.
         while self.database.outstanding_flushes() > INGEST_FLUSHES_WAITING_MAX {

@@ -3,6 +3,10 @@
 //! Opening looks at what it can afford to look at; a block deep in a table is only checked when somebody reads it. Rows are
 //! disposable, so a node that meets such a block stops, and when it is started again it makes its rows anew from its log
 //! or a peer, like any others that cannot be accounted for.
+//!
+//! A block may also be met by fjall's own work in the background. That ends the store for this life, and fjall tells no more
+//! than that it did: the reason may be rot, or a full disk. Opening such rows again would meet the same block again, for ever;
+//! so that is noted too, and the next start reads all rows once before it trusts them.
 
 use std::{
     fs,
@@ -14,6 +18,8 @@ use crate::{disk::sync_dir, error::Error};
 
 /// The file in a generation's directory that says so; its text is the reason.
 const MARK: &str = "damaged";
+/// The file that says that the store stopped by itself for a reason it did not tell.
+const SUSPECT: &str = "suspect";
 /// Longest reason that is read back, in bytes.
 const REASON_BYTES_MAX: usize = 2_000;
 
@@ -45,6 +51,18 @@ impl Damage {
         error
     }
 
+    /// Notes that the store has stopped by itself.
+    pub(super) fn suspect(&self) {
+        let path = self.dir.join(SUSPECT);
+        if self.tolerated || path.exists() {
+            return;
+        }
+        tracing::error!(dir = %self.dir.display(), "the store of the rows has stopped: the next start reads all of them");
+        if let Err(error) = fs::write(&path, "").and_then(|()| sync_dir(&self.dir).map_err(std::io::Error::other)) {
+            tracing::warn!(%error, "that the rows are suspect could not be written down");
+        }
+    }
+
     /// What was met first.
     pub(super) fn reason(&self) -> Option<String> {
         self.reason.get().cloned()
@@ -62,6 +80,16 @@ impl Damage {
 pub(super) fn met_before(dir: &Path) -> Option<String> {
     let bytes = fs::read(dir.join(MARK)).ok()?;
     Some(String::from_utf8_lossy(&bytes[..bytes.len().min(REASON_BYTES_MAX)]).into_owned())
+}
+
+/// Whether the store stopped by itself in an earlier life and was not looked through since.
+pub(super) fn is_suspect(dir: &Path) -> bool {
+    dir.join(SUSPECT).exists()
+}
+
+/// The store was looked through, and is whole.
+pub(super) fn is_whole(dir: &Path) -> std::io::Result<()> {
+    fs::remove_file(dir.join(SUSPECT))
 }
 
 #[cfg(test)]
