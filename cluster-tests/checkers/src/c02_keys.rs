@@ -542,7 +542,7 @@ impl<'a> Maker<'a> {
 
     /// What nobody asked for: expiries, and what was done by calls that are not in the history.
     fn nobody(&mut self, ops: &[Operation<'_>]) {
-        let steady = self.data.faults.iter().all(|fault| fault.nemesis != "N15");
+        let steady = self.data.faults.iter().all(|fault| !fault.is_of("N15"));
         let without_feed = self.feed.is_empty();
         let usual: Option<u64> = self.data.run.settings.get("order_ttl_ms").and_then(|text| text.parse().ok());
         for (id, known) in self.known.clone() {

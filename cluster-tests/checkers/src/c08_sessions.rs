@@ -148,7 +148,7 @@ pub fn check(data: &RunData) -> Checked {
         pages(&mut report, longest, &calls);
     }
     sessions(&mut report, &calls, data.faults.is_empty());
-    if data.faults.iter().all(|fault| fault.nemesis != "N15") {
+    if data.faults.iter().all(|fault| !fault.is_of("N15")) {
         bounded(&mut report, &calls);
     }
     if data.faults.is_empty() {

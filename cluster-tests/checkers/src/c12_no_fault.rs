@@ -84,14 +84,12 @@ fn explains(fault: &Fault, call: &Call, faults: &[Fault]) -> bool {
 
 /// Whether it spoils what lies on a disk, alone or among others.
 fn rots(fault: &Fault) -> bool {
-    fault.nemesis == "N10" || (fault.nemesis == "N18" && fault.kind.contains("N10"))
+    fault.is_of("N10")
 }
 
 /// An attack on a disk, or several at once with one among them.
 fn is_on_disk(fault: &Fault) -> bool {
-    let among =
-        |kind: &str| kind.split(" + ").any(|one| one.split(' ').next().is_some_and(|name| ON_DISKS.contains(&name)));
-    ON_DISKS.contains(&fault.nemesis.as_str()) || (fault.nemesis == "N18" && among(&fault.kind))
+    ON_DISKS.iter().any(|nemesis| fault.is_of(nemesis))
 }
 
 fn brief(op: &Op) -> String {
@@ -172,6 +170,13 @@ mod tests {
         finds(read(), of("N8", "", 2, Role::Leader), 1);
         finds(write(), of("N18", "N1 leader isolated + N8 disk full", 1, Role::Leader), 0);
         finds(write(), of("N18", "N1 leader isolated + N4 paused", 1, Role::Leader), 1);
+    }
+
+    #[test]
+    fn an_attack_is_known_among_several() {
+        let both = of("N18", "N6 power loss of all + N15 clock jumps", 1, Role::Leader).remove(0);
+        assert!(["N18", "N6", "N15"].iter().all(|nemesis| both.is_of(nemesis)));
+        assert!(!both.is_of("N1") && !of("N1", "N6 is not meant", 1, Role::Leader)[0].is_of("N6"));
     }
 
     #[test]

@@ -323,3 +323,12 @@ pub struct Fault {
     #[serde(default)]
     pub detail: String,
 }
+
+impl Fault {
+    /// Whether it is that attack, or several at once with that one among them: N18 names all of them in its kind,
+    /// `N6 power loss of all + N15 clock jumps`.
+    pub fn is_of(&self, nemesis: &str) -> bool {
+        let among = || self.kind.split(" + ").any(|one| one.split(' ').next() == Some(nemesis));
+        self.nemesis == nemesis || (self.nemesis == "N18" && among())
+    }
+}
