@@ -90,6 +90,8 @@ pub struct FjallRows {
     /// Applied index plus one. Written under `writer`.
     version: AtomicU64,
     writer: Mutex<Writer>,
+    /// The batch that is being written.
+    under_way: Mutex<Option<UnderWay>>,
     options: RowOptions,
     commits: Arc<AtomicU64>,
     background_syncs: Arc<AtomicU64>,
@@ -123,6 +125,19 @@ impl Drop for Dir {
             tracing::warn!(dir = %self.path.display(), %error, "old rows not removed");
         }
     }
+}
+
+/// A batch on its way into the memtables.
+///
+/// fjall numbers batches, and a snapshot shows those below what is visible when it is taken. A flush or compaction takes a
+/// number too, and makes everything below it visible when it ends (lsm-tree 3.1, `upgrade_version_with_seqno`), also a batch
+/// that is half in the memtables. So a snapshot that is taken then must not be used; see `storage/tests/views.rs`.
+#[derive(Clone, Copy)]
+struct UnderWay {
+    /// What was visible before it began: its number is not below.
+    floor: u64,
+    /// The version it makes. Its marker is written last.
+    version: u64,
 }
 
 /// What only the writing thread uses.
@@ -274,6 +289,7 @@ impl FjallRows {
             handles: RwLock::new(Arc::new(handles)),
             version: AtomicU64::new(version),
             writer: Mutex::new(Writer::default()),
+            under_way: Mutex::new(None),
             options: *options,
             commits,
             background_syncs,
@@ -375,7 +391,17 @@ impl Rows for FjallRows {
             // The set of buckets changes outside of fjall's batches: take the snapshot while it stands still.
             let after = self.handles.read().clone();
             if Arc::ptr_eq(&before, &after) {
+                // In this order: a batch that is not under way now is in the snapshot as a whole, or not at all.
+                let under_way = *self.under_way.lock();
                 let version = read_marker(&snapshot, &after.meta).map_err(|error| self.damage.note(error))?;
+                let is_torn = under_way
+                    .is_some_and(|batch| self.database.visible_seqno() > batch.floor && version != batch.version);
+                if is_torn {
+                    drop(snapshot);
+                    // Until that batch is written.
+                    drop(self.writer.lock());
+                    continue;
+                }
                 let (damage, dir) = (self.damage.clone(), self.dir.clone());
                 return Ok(Box::new(FjallView { snapshot, handles: after, version, damage, _dir: dir }));
             }
@@ -420,14 +446,16 @@ impl Rows for FjallRows {
                 list_changed = true;
             }
         }
-        put_markers(&mut out, &handles, version);
         if list_changed {
             put_bucket_list(&mut out, &handles, version);
         }
+        put_markers(&mut out, &handles, version);
+        *self.under_way.lock() = Some(UnderWay { floor: self.database.visible_seqno(), version });
         out.commit().map_err(|error| self.failed(error))?;
         if let Some(later) = later {
             later.commit().map_err(|error| self.failed(error))?;
         }
+        *self.under_way.lock() = None;
         self.version.store(version, Ordering::Release);
         if !dropped.is_empty() {
             self.delete_buckets(&dropped)?;
@@ -663,8 +691,10 @@ fn remove(out: &mut OwnedWriteBatch, handle: &Handle, name: &[u8], old_bytes: us
     }
 }
 
+/// The markers of all keyspaces; the one in Meta is the last row of the batch.
 fn put_markers(out: &mut OwnedWriteBatch, handles: &Keyspaces<Handle>, version: u64) {
-    for (_, handle) in handles.iter() {
+    let others = handles.iter().filter(|(keyspace, _)| *keyspace != Keyspace::Meta).map(|(_, handle)| handle);
+    for handle in others.chain([&handles.meta]) {
         if handle.exists_at(version) {
             out.insert(&handle.keyspace, MARKER, row_format::marker(version));
         }
