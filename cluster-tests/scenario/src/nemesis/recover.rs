@@ -130,13 +130,16 @@ pub enum Return {
     Refused,
 }
 
-/// Starts a node, as a supervisor would, until it follows the leader or it is clear that it will not.
+/// Starts a node, as a supervisor would, until it follows the leader or it is clear that it will not. It follows when it has
+/// applied what the leader had when they were first seen to agree: one that is refused by the leader alone may name it for a
+/// moment, too.
 ///
 /// # Errors
 /// An act that was not done.
 pub async fn comes_back(context: &Context, node: NodeId) -> Result<Return, String> {
     let bound = Instant::now() + RETURN_BOUND;
     let mut starts = 0;
+    let mut to_reach = None;
     loop {
         if !context.cluster().is_up(node) {
             starts += 1;
@@ -145,7 +148,8 @@ pub async fn comes_back(context: &Context, node: NodeId) -> Result<Return, Strin
             }
             context.act(Act::Start(node)).await?;
         }
-        if is_whole(&context.admin().statuses().await, &[node]) {
+        let statuses = context.admin().statuses().await;
+        if is_whole(&statuses, &[node]) && has_reached(&statuses, node, &mut to_reach) {
             return Ok(Return::Back);
         }
         if Instant::now() >= bound {
@@ -166,6 +170,13 @@ fn is_whole(statuses: &[Status], nodes: &[NodeId]) -> bool {
             && status.applied + LAG_MAX >= leader.applied
             && leader.members.contains(&(*node, true))
     })
+}
+
+/// Whether the node has applied what the leader had when this was asked first.
+fn has_reached(statuses: &[Status], node: NodeId, to_reach: &mut Option<u64>) -> bool {
+    let Some(leader) = statuses.iter().find(|status| status.is_leader) else { return false };
+    let to_reach = *to_reach.get_or_insert(leader.applied);
+    statuses.iter().any(|status| status.node == node && status.applied >= to_reach)
 }
 
 fn brief(statuses: &[Status]) -> String {
@@ -367,6 +378,17 @@ mod tests {
         let old = Status { term: 2, ..status(3, 3) };
         assert!(!is_led(&[status(1, 4), status(2, 4), old], &[1, 2]), "it leads in a term that is over");
         assert!(!is_led(&[], &[1, 2]));
+    }
+
+    #[test]
+    fn who_is_back_has_caught_up_with_what_the_leader_had() {
+        let behind = Status { applied: 900, ..status(1, 2) };
+        let ahead = |applied| Status { applied, ..status(2, 2) };
+        let mut to_reach = None;
+        assert!(!has_reached(&[behind.clone(), ahead(1_000)], 1, &mut to_reach));
+        let caught_up = Status { applied: 1_000, ..behind };
+        assert!(has_reached(&[caught_up, ahead(2_000)], 1, &mut to_reach));
+        assert_eq!(to_reach, Some(1_000));
     }
 
     #[test]
