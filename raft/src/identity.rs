@@ -133,3 +133,47 @@ impl NodeGate {
         self.log.write_later(vec![LogOp::Identity(identity)]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agora_storage::{Expect, MemDisk, NewIdentity, Opened};
+
+    use super::*;
+    use crate::counters::Counters;
+    use crate::error::Fatal;
+    use crate::world::{Exec, World};
+
+    struct Alone;
+
+    impl Seen for Alone {
+        fn members(&self) -> (MembershipRecord, LogPosition) {
+            (MembershipRecord::default(), LogPosition::default())
+        }
+    }
+
+    fn gate(lineage: u128) -> NodeGate {
+        let disk = MemDisk::new();
+        let world = World { exec: Exec::Inline, ..World::real(Arc::new(disk.clone())) };
+        let expect = Expect { cluster: "shop".to_owned(), node: 1, nonce: 1 };
+        let opened = agora_storage::open::open(&disk, &expect, Some(NewIdentity { lineage })).unwrap();
+        let Opened::Ready { log, identity, .. } = opened else { panic!("a new directory has its rows") };
+        let (counters, fatal) = (Arc::new(Counters::default()), Fatal::new());
+        let log = LogHandle::open(log, world.exec, world.clock.clone(), 4096, counters, fatal).unwrap();
+        NodeGate { who: Arc::new(Who::new(identity)), log, seen: Arc::new(Alone) }
+    }
+
+    /// Its log is longer, its term later, and nobody remembers anything of it: only its history is not ours.
+    #[test]
+    fn a_node_of_another_lineage_is_refused_for_that_alone() {
+        let stranger = |lineage| Hello {
+            node: 2,
+            to: 1,
+            lineage,
+            last_log: LogPosition { term: 9, index: 1_000 },
+            ..gate(lineage).hello(1, Lane::Append)
+        };
+        assert_eq!(gate(1).admit(&stranger(1)), Ok(()));
+        let refused = gate(1).admit(&stranger(2)).unwrap_err();
+        assert!(refused.contains("is of lineage"), "{refused}");
+    }
+}

@@ -25,7 +25,7 @@ pub enum Place {
     Test {
         /// Of this crate.
         package: &'static str,
-        /// The file.
+        /// The file; `lib` for those beside the code.
         test: &'static str,
     },
 }
@@ -97,9 +97,11 @@ impl Place {
             Place::Test { package, test } => Look {
                 name: self.name(),
                 by: By::Cargo,
-                args: ["test", "-p", package, "--features", "agora-planted/on", "--test", test]
+                args: ["test", "-p", package, "--features", "agora-planted/on"]
+                    .into_iter()
+                    .chain(if *test == "lib" { vec!["--lib"] } else { vec!["--test", *test] })
                     .map(str::to_owned)
-                    .to_vec(),
+                    .collect(),
                 seconds_max: TEST_SECONDS_MAX,
             },
         }
@@ -140,9 +142,8 @@ pub fn places(bug: Bug) -> Vec<Place> {
             return vec![Place::Test { package: "agora-storage", test: "snapshot" }];
         }
         Bug::LineageUnchecked => {
-            // What a node's peers remember of it refuses a stranger under its id as well, unless it comes from a cluster
-            // that is older than ours in everything.
-            return vec![Place::Test { package: "agora-raft", test: "strangers" }];
+            // What a node's peers remember of it refuses a stranger under its id as well.
+            return vec![Place::Test { package: "agora-raft", test: "lib" }];
         }
         Bug::NodeIdReused | Bug::WipedNodeVotes => &["forgetful_stay_out", "N11"],
         Bug::ExpiryByLocalClock => &["time_is_the_logs", "N15"],
