@@ -451,11 +451,10 @@ impl Rows for FjallRows {
         }
         put_markers(&mut out, &handles, version);
         *self.under_way.lock() = Some(UnderWay { floor: self.database.visible_seqno(), version });
-        out.commit().map_err(|error| self.failed(error))?;
-        if let Some(later) = later {
-            later.commit().map_err(|error| self.failed(error))?;
-        }
+        let written = out.commit().and_then(|()| later.map_or(Ok(()), OwnedWriteBatch::commit));
+        // Also where it failed: fjall fails before the memtables are touched, and no view may wait for it for ever.
         *self.under_way.lock() = None;
+        written.map_err(|error| self.failed(error))?;
         self.version.store(version, Ordering::Release);
         if !dropped.is_empty() {
             self.delete_buckets(&dropped)?;
